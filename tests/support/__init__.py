@@ -1,0 +1,1 @@
+"""What the functional tests stand on: a pool, a mount, a proxy that misbehaves."""
