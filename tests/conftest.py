@@ -146,7 +146,8 @@ def _maker(folder, where):
         number = next(count)
         settings = {"HOME": folder, "ACAFS_CONFIG": os.devnull}
         if proxy is not None:
-            settings["ACAFS_TOKEN"] = (pool or where("tcp_pool")).token
+            pool = pool or where("tcp_pool")
+            settings["ACAFS_TOKEN"] = pool.token
             source = source or proxy.url
         else:
             pool = pool or where("pool")

@@ -37,6 +37,7 @@ def environment(**changes):
            if not key.startswith(("ACAFS_", "AZURE_", "IDENTITY_", "MSI_", "XDG_"))
            and key.lower() not in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")}
     env["LC_ALL"] = "C.UTF-8"
+    env["PATH"] = f"{ACAPOOL.parent}:{env.get('PATH', '/usr/bin:/bin')}"  # for `acafs local`
     env["ASAN_OPTIONS"] = "detect_leaks=1:abort_on_error=0:exitcode=99"
     env["UBSAN_OPTIONS"] = "print_stacktrace=1:halt_on_error=0"
     env.update({key: str(value) for key, value in changes.items() if value is not None})

@@ -1,0 +1,482 @@
+"""When the network or the pool misbehaves: right content or an error, by the deadline, never a hang."""
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from support import proxy as fault
+from support.process import environment, run
+from support.wait import wait_for
+
+pytestmark = [pytest.mark.session, pytest.mark.limit(90)]
+
+DOWNLOAD = r"GET files/{name}/content"
+UPLOAD = r"POST files"
+LIST = r"GET files"
+
+
+@pytest.fixture
+def faulty(mounts, proxy, session, tcp_pool):
+    """Mounts through the proxy with short timeouts: faulty("max-retries=0", …)."""
+    def make(*options):
+        return mounts(proxy=proxy, session=session,
+                      options=["attr-timeout=1", "timeout-connect=2", "timeout-read=2", *options])
+    return make
+
+
+@pytest.fixture
+def behind(tcp_pool, session):
+    """Puts a file into the session, behind the mount's back."""
+    def put(name, content):
+        tcp_pool.write(session, name, content)
+        return content
+    return put
+
+
+def fails(command, cwd, within, text=r".*"):
+    """The command ends with an error in that time."""
+    began = time.monotonic()
+    done = run(command, cwd=cwd, check=False, timeout=within + 30, env=environment())
+    took = time.monotonic() - began
+    assert done.returncode != 0, f"{command}: no error; {done.stdout[:200]!r}"
+    assert took < within, f"{command}: {took:.1f} s"
+    assert re.search(text, done.stderr), done.stderr
+    return done
+
+
+def uncached_listing(mount):
+    """Lets the attributes that the mount knows grow stale, so that the next look asks the pool."""
+    mount.control("refresh")
+
+
+# --- busy and broken servers
+
+def test_429_is_waited_out(faulty, proxy, behind):
+    content = behind("a", b"x" * 1000)
+    mount = faulty()
+    rule = proxy.rule(DOWNLOAD, fault.answer(429, {"Retry-After": "1"}), times=2)
+    began = time.monotonic()
+    assert (mount / "a").read_bytes() == content
+    assert rule.used == 2 and time.monotonic() - began >= 2
+
+
+def test_429_for_ever_is_eagain(faulty, proxy, behind):
+    behind("a", b"x")
+    mount = faulty("max-retries=1")
+    proxy.rule(DOWNLOAD, fault.answer(429, {"Retry-After": "0"}))
+    with pytest.raises(OSError) as error:
+        (mount / "a").read_bytes()
+    assert error.value.errno == errno.EAGAIN
+    proxy.clear()
+    assert (mount / "a").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("status, code", [(401, errno.EACCES), (403, errno.EACCES), (404, errno.ENOENT),
+                                          (409, errno.EBUSY), (500, errno.EIO), (503, errno.EIO)])
+def test_statuses_become_errors(faulty, proxy, behind, status, code):
+    behind("a", b"x")
+    mount = faulty("max-retries=0")
+    assert os.listdir(mount) == ["a"]
+    proxy.rule(DOWNLOAD, fault.answer(status))
+    with pytest.raises(OSError) as error:
+        (mount / "a").read_bytes()
+    assert error.value.errno == code, errno.errorcode[error.value.errno]
+
+
+def test_a_refused_upload_fails_fsync(faulty, proxy):
+    mount = faulty("max-retries=0")
+    proxy.rule(UPLOAD, fault.answer(413))
+    handle = os.open(mount / "a", os.O_WRONLY | os.O_CREAT)
+    os.write(handle, b"x")
+    with pytest.raises(OSError) as error:
+        os.fsync(handle)
+    assert error.value.errno == errno.EFBIG
+    proxy.clear()
+    os.write(handle, b"y")
+    os.fsync(handle)
+    os.close(handle)
+    assert mount.pool.read(mount.session, "a") == b"xy"
+
+
+def test_a_storm_of_503_and_429(faulty, proxy, tcp_pool, session, tmp_path):
+    source = tmp_path / "tree"
+    for n in range(30):
+        (source / f"d{n % 3}").mkdir(parents=True, exist_ok=True)
+        (source / f"d{n % 3}/f{n}").write_bytes(os.urandom(n * 100))
+    mount = faulty("max-retries=8")
+    busy = fault.answer(503, {"Retry-After": "0"})
+    proxy.rule(r".*", busy, every=5)
+    proxy.rule(r".*", fault.answer(429, {"Retry-After": "0"}), every=7)
+    run(["cp", "-r", source, mount / "tree"])
+    mount.sync()
+    run(["diff", "-r", source, mount / "tree"])
+    run(["mv", mount / "tree", mount / "moved"])
+    mount.sync()
+    proxy.clear()
+    assert tcp_pool.run(session, "import os; sum(len(f) for _, _, f in os.walk('/mnt/data/moved'))") == 30
+
+
+def test_one_request_in_ten_is_lost(faulty, proxy, tmp_path):
+    source = tmp_path / "tree"
+    source.mkdir()
+    for n in range(40):
+        (source / f"f{n}").write_bytes(os.urandom(5000 + n))
+    mount = faulty("max-retries=6")
+    proxy.rule(r"(GET|POST) files.*", fault.cut_before(), every=10)
+    proxy.rule(r"(GET|POST) files.*", fault.cut_after(), every=13)
+    proxy.rule(DOWNLOAD, fault.cut_body(1234), every=4)
+    run(["cp", "-r", source, mount / "tree"])
+    mount.sync()
+    run(["diff", "-r", source, mount / "tree"])
+
+
+# --- truncated and wrong answers
+
+def test_a_broken_download_is_taken_up_again(faulty, proxy, behind):
+    content = behind("a", os.urandom(500_000))
+    mount = faulty()
+    rule = proxy.rule(DOWNLOAD, fault.cut_body(100_000), times=2)
+    assert (mount / "a").read_bytes() == content
+    assert rule.used == 2
+
+
+def test_a_truncated_download_is_never_short_content(faulty, proxy, behind):
+    content = behind("a", os.urandom(500_000))
+    mount = faulty("max-retries=1")
+    proxy.rule(DOWNLOAD, fault.cut_body(100_000))
+    with pytest.raises(OSError) as error:
+        (mount / "a").read_bytes()
+    assert error.value.errno == errno.EIO
+    fails("cp a /dev/null", mount, 20)
+    proxy.clear()
+    assert (mount / "a").read_bytes() == content
+
+
+def test_an_answer_shorter_than_the_listing_said(faulty, proxy, behind):
+    """With a fitting Content-Length, so that HTTP sees nothing wrong."""
+    content = behind("a", os.urandom(10_000))
+    mount = faulty("max-retries=0")
+    assert (mount / "a").stat().st_size == 10_000
+    proxy.rule(DOWNLOAD, fault.replace_body(content[:4000]))
+    try:
+        got = (mount / "a").read_bytes()
+    except OSError as error:
+        assert error.errno in (errno.EIO, errno.ESTALE)
+    else:  # taken for a newer version of the file, then the size must agree
+        assert got == content[:4000] and (mount / "a").stat().st_size == 4000
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"null", b"[]", b"{", b'"x"', b"<html>busy</html>", b'{"value":7}', b'{"value":[7,null,"x",[]]}',
+    b'{"value":[{"name":7,"type":[]}]}', b"[" * 100_000, b'{"value":[' + b"{}," * 1000 + b"{}]}",
+    b'{"value":[{"name":"' + b"n" * 5_000_000 + b'","type":"file"}]}', b"\xff\xfe\0" * 100,
+], ids=lambda body: ascii(body[:18]))
+def test_nonsense_for_a_listing(faulty, proxy, behind, body):
+    behind("a", b"x")
+    mount = faulty("max-retries=0")
+    proxy.rule(LIST, fault.replace_body(body))
+    mount.control("refresh")
+    run(["ls", "-la", mount], check=False)
+    proxy.clear()
+    mount.control("refresh")
+    assert os.listdir(mount) == ["a"]
+
+
+def test_hostile_names_in_a_listing(faulty, proxy):
+    names = ["ok", "..", ".", "", "/etc/passwd", "a/b", "../up", "nul\0nul", "x" * 256, "x" * 255, "\n", "\x1b[2J",
+             "ok", "é" * 128]
+    entries = [{"name": name, "type": "file", "sizeInBytes": 1, "lastModifiedAt": "2026-01-01T00:00:00Z"}
+               for name in names]
+    entries += [{"name": "huge", "type": "file", "sizeInBytes": 1 << 70}, {"name": "minus", "type": "file", "sizeInBytes": -5},
+                {"name": "text", "type": "file", "sizeInBytes": "12"}, {"name": "odd", "type": "socket"},
+                {"name": "timeless", "type": "file", "sizeInBytes": 1, "lastModifiedAt": "yesterday"}]
+    mount = faulty("max-retries=0")
+    proxy.rule(LIST, fault.replace_body(json.dumps({"value": entries}).encode()))
+    mount.control("refresh")
+    listed = os.listdir(mount)
+    assert "ok" in listed and listed.count("ok") == 1 and "x" * 255 in listed
+    assert not {"..", ".", "", "/etc/passwd", "a/b", "../up", "x" * 256, "é" * 128} & set(listed)
+    assert all("/" not in name and "\0" not in name for name in listed)
+    run(["ls", "-la", mount], check=False)
+    proxy.clear()
+    mount.control("refresh")
+    assert os.listdir(mount) == []
+
+
+def test_a_redirect_is_not_followed(faulty, proxy, behind):
+    """The token must not leave for another host."""
+    behind("a", b"x")
+    with socket.socket() as trap:
+        trap.bind(("127.0.0.1", 0))
+        trap.listen()
+        trap.settimeout(0.3)
+        mount = faulty("max-retries=0")
+        proxy.rule(DOWNLOAD, fault.redirect(f"http://127.0.0.1:{trap.getsockname()[1]}/stolen"))
+        with pytest.raises(OSError):
+            (mount / "a").read_bytes()
+        with pytest.raises(TimeoutError):
+            trap.accept()
+
+
+def test_a_page_on_another_host_is_not_fetched(faulty, proxy):
+    with socket.socket() as trap:
+        trap.bind(("127.0.0.1", 0))
+        trap.listen()
+        trap.settimeout(0.3)
+        mount = faulty("max-retries=0")
+        proxy.rule(LIST, fault.replace_body(json.dumps(
+            {"value": [], "nextLink": f"http://127.0.0.1:{trap.getsockname()[1]}/files"}).encode()))
+        mount.control("refresh")
+        run(["ls", mount], check=False)
+        with pytest.raises(TimeoutError):
+            trap.accept()
+
+
+# --- executed helpers whose answer is lost
+
+@pytest.mark.parametrize("action", [fault.cut_before, fault.cut_after], ids=["before", "after"])
+def test_a_lost_rename_loses_no_file(faulty, proxy, tcp_pool, session, action):
+    mount = faulty("max-retries=2")
+    (mount / "a").write_text("precious")
+    mount.sync()
+    proxy.rule(r"POST (executions|code/execute)", action(), times=1)
+    try:
+        os.rename(mount / "a", mount / "b")
+        mount.sync()
+        wanted = {"b"}
+    except OSError:
+        wanted = None
+    proxy.clear()
+    mount.control("refresh")
+    there = tcp_pool.names(session)
+    assert there == wanted or (wanted is None and there in ({"a"}, {"b"}))
+    wait_for(lambda: set(os.listdir(mount)) == there, 10)
+    assert (mount / there.pop()).read_text() == "precious"
+
+
+@pytest.mark.parametrize("action", [fault.cut_before, fault.cut_after], ids=["before", "after"])
+def test_a_lost_mkdir_ends_in_the_truth(faulty, proxy, tcp_pool, session, action):
+    mount = faulty("max-retries=2")
+    proxy.rule(r"POST (executions|code/execute)", action(), times=1)
+    try:
+        os.mkdir(mount / "d")
+        mount.sync()
+    except OSError as error:
+        assert error.errno in (errno.EIO, errno.EEXIST, errno.EHOSTUNREACH)
+    proxy.clear()
+    mount.control("refresh")
+    wait_for(lambda: set(os.listdir(mount)) == tcp_pool.names(session), 10)
+
+
+# --- slow and frozen servers
+
+def test_a_slow_but_steady_download_is_not_cut_off(faulty, proxy, behind):
+    content = behind("a", os.urandom(1_000_000))
+    mount = faulty("max-retries=0")
+    proxy.rule(DOWNLOAD, fault.throttle(250_000))
+    assert (mount / "a").read_bytes() == content  # 4 s with timeout-read=2
+
+
+def test_the_first_bytes_come_before_the_last(faulty, proxy, behind):
+    content = behind("a", os.urandom(2_000_000))
+    mount = faulty("max-retries=0")
+    proxy.rule(DOWNLOAD, fault.freeze_body(1_000_000))
+    with open(mount / "a", "rb", buffering=0) as file:
+        assert file.read(1000) == content[:1000]
+
+
+def test_delayed_answers_are_waited_for(faulty, proxy, behind):
+    behind("a", b"late")
+    mount = faulty("timeout-read=10")
+    proxy.rule(r".*", fault.delay(0.7))
+    assert (mount / "a").read_bytes() == b"late"
+
+
+@pytest.mark.parametrize("command", ["ls sub", "cat b", "ls -l", "stat new", "cp b /dev/null"])
+def test_frozen_server_ends_in_an_error(faulty, proxy, tcp_pool, session, behind, command):
+    behind("a", b"cached")
+    behind("b", b"not cached")
+    tcp_pool.write(session, "c", b"c", path="sub")
+    mount = faulty("max-retries=0")
+    assert sorted(os.listdir(mount)) == ["a", "b", "sub"]
+    assert (mount / "a").read_bytes() == b"cached"
+    proxy.freeze()
+    mount.control("refresh")
+    fails(command, mount, 8)
+    proxy.clear()
+    assert (mount / "b").read_bytes() == b"not cached"
+    assert os.listdir(mount / "sub") == ["c"]
+
+
+def test_frozen_in_the_middle_of_a_file(faulty, proxy, behind):
+    content = behind("a", os.urandom(1_000_000))
+    mount = faulty("max-retries=0")
+    proxy.rule(DOWNLOAD, fault.freeze_body(300_000))
+    fails("cat a > /dev/null", mount, 8)
+    proxy.clear()
+    assert (mount / "a").read_bytes() == content
+
+
+def test_frozen_with_retries_ends_too(faulty, proxy, behind):
+    behind("a", b"x")
+    mount = faulty("max-retries=2")
+    os.listdir(mount)
+    proxy.freeze()
+    fails("cat a", mount, 30)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("command", [["cat", "b"], ["ls", "sub"], ["cp", "b", "/dev/null"], ["head", "-c1", "b"]],
+                         ids=lambda command: command[0])
+def test_a_waiting_process_dies_at_once(faulty, proxy, tcp_pool, session, behind, command, sign):
+    behind("b", b"not cached")
+    tcp_pool.write(session, "c", b"c", path="sub")
+    mount = faulty("timeout-read=60", "max-retries=4")
+    os.listdir(mount)
+    proxy.freeze()
+    process = subprocess.Popen(command, cwd=mount, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: waits_in_fuse(process.pid), 10, "waiting for the pool")
+    began = time.monotonic()
+    process.send_signal(sign)
+    process.wait(20)
+    assert time.monotonic() - began < 2
+    proxy.thaw()
+    assert (mount / "b").read_bytes() == b"not cached"
+
+
+def waits_in_fuse(pid):
+    """The process sleeps in a system call on the mount (a request is out), not in its start-up."""
+    with open(f"/proc/{pid}/stat") as stat:
+        state = stat.read().rpartition(")")[2].split()[0]
+    if state not in "SD":
+        return False
+    try:
+        with open(f"/proc/{pid}/wchan") as wchan:
+            where = wchan.read()
+    except OSError:
+        where = ""
+    return "fuse" in where or "request_wait" in where or "folio" in where or "page" in where or \
+        ("wait" not in where and where in ("", "0"))
+
+
+def test_a_stuck_file_does_not_hold_up_the_others(faulty, proxy, behind):
+    behind("stuck", b"s" * 1000)
+    behind("free", b"free")
+    mount = faulty("timeout-read=20", "max-retries=0")
+    os.listdir(mount)
+    proxy.rule(lambda request: "stuck" in request.path, fault.freeze())
+    process = subprocess.Popen(["cat", mount / "stuck"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: proxy.count(lambda request: "stuck" in request.path), 10)
+        began = time.monotonic()
+        assert (mount / "free").read_bytes() == b"free"
+        (mount / "new").write_text("new")
+        assert sorted(os.listdir(mount)) == ["free", "new", "stuck"]
+        assert time.monotonic() - began < 5
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_interrupted_readers_leave_the_file_whole(faulty, proxy, behind):
+    content = behind("a", os.urandom(3_000_000))
+    mount = faulty("max-retries=2")
+    proxy.rule(DOWNLOAD, fault.throttle(1_000_000), times=1)
+    process = subprocess.Popen(["cat", mount / "a"], stdout=subprocess.DEVNULL)
+    wait_for(lambda: proxy.count(DOWNLOAD), 10)
+    process.send_signal(signal.SIGINT)
+    process.wait(5)
+    assert (mount / "a").read_bytes() == content
+
+
+# --- the pool goes away and comes back
+
+def test_what_is_cached_still_reads(faulty, proxy, behind):
+    behind("a", b"cached" * 1000)
+    behind("b", b"not cached")
+    mount = faulty("max-retries=0", "attr-timeout=60")
+    assert (mount / "a").read_bytes() == b"cached" * 1000
+    proxy.down()
+    assert (mount / "a").read_bytes() == b"cached" * 1000
+    began = time.monotonic()
+    with pytest.raises(OSError) as error:
+        (mount / "b").read_bytes()
+    assert error.value.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EIO)
+    assert time.monotonic() - began < 8
+    proxy.up()
+    assert (mount / "b").read_bytes() == b"not cached"
+
+
+def test_fsync_does_not_lie(faulty, proxy):
+    mount = faulty("max-retries=0")
+    handle = os.open(mount / "a", os.O_WRONLY | os.O_CREAT)
+    os.write(handle, b"x")
+    proxy.down()
+    with pytest.raises(OSError) as error:
+        os.fsync(handle)
+    assert error.value.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EIO)
+    proxy.up()
+    os.fsync(handle)
+    os.close(handle)
+
+
+def test_writes_of_an_outage_arrive_afterwards(faulty, proxy, tcp_pool, session):
+    mount = faulty()
+    (mount / "before").write_text("x")
+    mount.sync()
+    proxy.down()
+    try:
+        (mount / "a").write_text("written while it was away")
+    except OSError as error:  # refused at once is honest too; then nothing may have been kept
+        assert error.errno in (errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EIO)
+        proxy.up()
+        (mount / "a").write_text("written while it was away")
+    else:
+        proxy.up()
+    wait_for(lambda: tcp_pool.read(session, "a") == b"written while it was away", 40)
+
+
+def test_the_pool_is_killed(mounts, own_pool):
+    pool = own_pool(tcp=True)
+    mount = mounts(pool=pool, options=["timeout-connect=2", "timeout-read=2", "max-retries=0", "attr-timeout=0",
+                                       "unmount-timeout=2"])
+    (mount / "a").write_text("x")
+    mount.sync()
+    pool.kill()
+    fails("ls nowhere", mount, 8)
+    fails("cat b", mount, 8)
+    assert mount.status()
+    assert mount.unmount(deadline=15) == 0
+
+
+@pytest.mark.parametrize("how", ["fusermount3", "SIGTERM"])
+def test_unmounting_a_frozen_pool_ends(faulty, proxy, how):
+    mount = faulty("unmount-timeout=2")
+    (mount / "a").write_text("x")
+    mount.sync()
+    proxy.freeze()
+    threading.Thread(target=lambda: run("cat /nowhere; ls", cwd=mount, check=False), daemon=True).start()
+    assert mount.unmount(how, deadline=15) in (0, 1)
+
+
+def test_the_token_is_nowhere_to_be_seen(faulty, proxy, tcp_pool):
+    mount = faulty("max-retries=0", "log-level=debug")
+    (mount / "a").write_text("x")
+    mount.sync()
+    proxy.rule(r".*", fault.answer(401))
+    run("cat nothing; ls", cwd=mount, check=False)
+    proxy.clear()
+    token = tcp_pool.token
+    assert token not in mount.said()
+    assert token not in (mount / ".acafs/status").read_text()
+    with open(f"/proc/{mount.pid}/cmdline") as line:
+        assert token not in line.read()
