@@ -10,8 +10,9 @@ packages_test=(libcmocka-dev python3-pytest python3-pytest-timeout python3-matpl
 
 # install_missing PACKAGE…: installs what is not there, and only then touches the network.
 install_missing() {
-    local package missing=() root=()
-    for package in "$@"; do
+    local package packages missing=() root=()
+    mapfile -t packages < <(printf '%s\n' "$@" | sort -u)
+    for package in "${packages[@]}"; do
         [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
             missing+=("$package")
     done
