@@ -1,0 +1,236 @@
+#include "acafs/command.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/log.h"
+
+static void reply_error(struct command *c, int err, const char *message)
+{
+    cJSON_Delete(c->reply);
+    c->reply = cJSON_CreateObject();
+    cJSON *error = cJSON_AddObjectToObject(c->reply, "error");
+    cJSON_AddStringToObject(error, "errno", strerrorname_np(-err));
+    cJSON_AddStringToObject(error, "message", message);
+    c->err = err;
+}
+
+static int refuse(struct command *c, const char *message)
+{
+    log_info("control: %s", message);
+    reply_error(c, -EINVAL, message);
+    return -EINVAL;
+}
+
+static void reply_ok(struct command *c)
+{
+    c->reply = cJSON_CreateObject();
+    cJSON_AddBoolToObject(c->reply, "ok", true);
+}
+
+/* --- jobs */
+
+static int step_submit(struct command *c)
+{
+    c->reply = cJSON_CreateObject();
+    cJSON_AddNumberToObject(c->reply, "job", (double)c->run_id);
+    return 0;
+}
+
+static int step_wait(struct command *c)
+{
+    struct run *run = jobs_find(c->jobs, c->run_id);
+    if (!run) {
+        reply_error(c, -ENOENT, "no such job");
+        return 0;
+    }
+    if (run->state != RUN_OVER) {
+        waitq_park(&run->changed, c->waiter);
+        return STORE_WAIT;
+    }
+    c->reply = cJSON_Duplicate(run->report, true);
+    c->err = run->err;
+    return 0;
+}
+
+/* The words of a plain command line as the request's path and args. */
+static cJSON *plain_request(const char *rest)
+{
+    _cleanup_free_ char *copy = strdup(rest);
+    cJSON *request = cJSON_CreateObject(), *args = cJSON_AddArrayToObject(request, "args");
+    char *at = NULL;
+    bool first = true;
+    for (char *word = strtok_r(copy, " \t", &at); word; word = strtok_r(NULL, " \t", &at)) {
+        if (first)
+            cJSON_AddStringToObject(request, "path", word);
+        else
+            cJSON_AddItemToArray(args, cJSON_CreateString(word));
+        first = false;
+    }
+    return request;
+}
+
+static int start_job(struct command *c, const char *rest)
+{
+    _cleanup_json_ cJSON *request =
+        *rest == '{' ? json_parse(rest, strlen(rest)) : plain_request(rest);
+    if (!request)
+        return refuse(c, "run: the words after it are no JSON object");
+    const char *why;
+    struct run *run = jobs_submit(c->jobs, request, &why);
+    if (!run)
+        return refuse(c, why);
+    c->run_id = run->id;
+    return 0;
+}
+
+static int start_run(struct command *c, const char *rest)
+{
+    c->step = step_wait;
+    return start_job(c, rest);
+}
+
+static int start_submit(struct command *c, const char *rest)
+{
+    c->step = step_submit;
+    return start_job(c, rest);
+}
+
+static int find_job(struct command *c, const char *rest)
+{
+    char *end;
+    errno = 0;
+    c->run_id = strtoull(rest, &end, 10);
+    if (end == rest || *end || errno || !jobs_find(c->jobs, c->run_id))
+        return refuse(c, "no such job");
+    return 0;
+}
+
+static int start_wait(struct command *c, const char *rest)
+{
+    c->step = step_wait;
+    return find_job(c, rest);
+}
+
+static int start_cancel(struct command *c, const char *rest)
+{
+    int err = find_job(c, rest);
+    if (!err)
+        jobs_cancel(jobs_find(c->jobs, c->run_id));
+    c->step = step_submit;
+    return err;
+}
+
+/* --- the store */
+
+static int step_sync(struct command *c)
+{
+    int err = store_sync(c->mount->store, c->waiter);
+    if (err == STORE_WAIT)
+        return err;
+    if (err)
+        reply_error(c, err, "some files are not on the server: see .acafs/status");
+    else
+        reply_ok(c);
+    return 0;
+}
+
+static int start_sync(struct command *c, const char *rest)
+{
+    c->step = step_sync;
+    return *rest ? refuse(c, "sync takes no arguments") : 0;
+}
+
+static int step_refresh(struct command *c)
+{
+    int err = store_refresh_all(c->mount->store, c->waiter);
+    if (err == STORE_WAIT)
+        return err;
+    if (err)
+        reply_error(c, err, "the session's files could not be listed");
+    else
+        reply_ok(c);
+    return 0;
+}
+
+static int start_refresh(struct command *c, const char *rest)
+{
+    store_invalidate(c->mount->store);
+    c->step = step_refresh;
+    return 0;
+}
+
+static void session_deleted(void *arg, const struct session_error *e)
+{
+    struct command *c = arg;
+    c->call = NULL;
+    c->told = true;
+    if (e->err && e->err != -ENOENT)
+        reply_error(c, e->err, e->message ? e->message : strerror(-e->err));
+    store_invalidate(c->mount->store);
+    waitq_wake(store_wakeup(c->mount->store), &c->asked, 0);
+}
+
+static int step_delete(struct command *c)
+{
+    if (!c->told) {
+        waitq_park(&c->asked, c->waiter);
+        return STORE_WAIT;
+    }
+    if (!c->reply)
+        reply_ok(c);
+    return 0;
+}
+
+static int start_delete(struct command *c, const char *rest)
+{
+    if (*rest)
+        return refuse(c, "delete-session takes no arguments");
+    c->step = step_delete;
+    c->call = session_delete(c->mount->session, session_deleted, c);
+    return c->call ? 0 : refuse(c, "out of memory");
+}
+
+/* --- */
+
+static const struct {
+    const char *name;
+    int (*start)(struct command *, const char *rest);
+} commands[] = {
+    {"run", start_run},         {"submit", start_submit},   {"wait", start_wait},
+    {"cancel", start_cancel},   {"sync", start_sync},       {"refresh", start_refresh},
+    {"delete-session", start_delete},
+};
+
+int command_start(struct command *c, struct mount *m, struct jobs *jobs, struct waiter *w,
+                  const char *line)
+{
+    *c = (struct command){.mount = m, .jobs = jobs, .waiter = w};
+    line += strspn(line, " \t");
+    size_t len = strcspn(line, " \t");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strlen(commands[i].name) == len && strncmp(line, commands[i].name, len) == 0)
+            return commands[i].start(c, line + len + strspn(line + len, " \t"));
+    }
+    return refuse(c, "unknown command; there are: run submit wait cancel sync refresh "
+                     "delete-session");
+}
+
+int command_step(struct command *c)
+{
+    return c->step(c);
+}
+
+void command_end(struct command *c)
+{
+    if (!c->mount)
+        return;
+    store_leave(c->mount->store, c->waiter);
+    if (c->call)
+        session_cancel(c->call);
+    cJSON_Delete(c->reply);
+    *c = (struct command){0};
+}

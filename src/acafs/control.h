@@ -1,0 +1,29 @@
+/* `.acafs` at the root of a mount: control, status, metrics and the last jobs. Nothing in it is
+ * in the session; it is hidden from listings of the root. Files are read without a cache.
+ *
+ * Each open handle of `control` is one conversation: a command line is written, its reply (one
+ * JSON document) read from the same handle; the read waits until the command is done. A handle
+ * that only writes gets the command's error from the write itself. */
+#ifndef ACAFS_ACAFS_CONTROL_H
+#define ACAFS_ACAFS_CONTROL_H
+
+#include "acafs/mount.h"
+
+struct control *control_new(struct mount *);
+void control_free(struct control *);
+
+/* Whether an inode number is one of the control directory's. */
+bool control_owns(fuse_ino_t);
+
+/* The FUSE operations there; each answers the request, now or later. */
+void control_lookup(struct control *, fuse_req_t, fuse_ino_t parent, const char *name);
+void control_getattr(struct control *, fuse_req_t, fuse_ino_t);
+void control_readdir(struct control *, fuse_req_t, fuse_ino_t, size_t size, off_t, bool plus);
+void control_open(struct control *, fuse_req_t, fuse_ino_t, struct fuse_file_info *);
+void control_read(struct control *, fuse_req_t, fuse_ino_t, size_t size, off_t,
+                  struct fuse_file_info *);
+void control_write(struct control *, fuse_req_t, const char *data, size_t, struct fuse_file_info *);
+void control_flush(struct control *, fuse_req_t, struct fuse_file_info *);
+void control_release(struct control *, fuse_req_t, struct fuse_file_info *);
+
+#endif

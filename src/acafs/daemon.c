@@ -1,0 +1,522 @@
+#include "acafs/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "acafs/control.h"
+#include "acafs/mount.h"
+#include "acafs/notify.h"
+#include "acafs/request.h"
+#include "local/local.h"
+#include "util/cleanup.h"
+#include "util/log.h"
+#include "util/text.h"
+
+enum {
+    BATCH = 16,             /* kernel requests taken in a row before transfers get their turn */
+    PROGRESS_MS = 1000,     /* between lines of a long drain on a terminal */
+};
+
+/* The life of the daemon:
+ *
+ *     CONNECTING ──answered──▶ SERVING ──signal, unmounted──▶ DRAINING ──▶ loop quits
+ *          └──────────────── failed, signal ────────────────────────────────▶
+ */
+enum phase { CONNECTING, SERVING, DRAINING };
+
+struct daemon {
+    struct mount mount;
+    const struct daemon_options *options;
+    enum phase phase;
+    int ready_fd; /* tells the waiting parent the exit code; -1: nobody waits */
+    int signal_fd;
+    struct loop_fd *signal_watch;
+    struct session_call *connecting;
+    struct waiter waiter; /* of the first listing, then of the drain */
+    struct loop_timer drain_timer, progress_timer;
+    bool mounted;
+    struct fuse_buf request; /* where the kernel's requests are read to */
+};
+
+/* --- setting up */
+
+static void harden(void)
+{
+    /* Tokens stay out of core dumps and of other processes' sight. */
+    struct rlimit none = {0, 0}, files;
+    setrlimit(RLIMIT_CORE, &none);
+#if !defined(__SANITIZE_ADDRESS__)
+    prctl(PR_SET_DUMPABLE, 0);
+#endif
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+static int tell(int err, const char *what, const char *why)
+{
+    log_error("%s: %s", what, why ? why : strerror(-err));
+    return err;
+}
+
+static int exit_code(int err)
+{
+    switch (err) {
+    case 0:
+        return EXIT_OK;
+    case -EACCES:
+        return EXIT_DENIED;
+    case -EINVAL:
+        return EXIT_USAGE;
+    case -EHOSTUNREACH:
+    case -ETIMEDOUT:
+    case -EIO:
+    case -EAGAIN:
+    case -EPROTO:
+    case -ENOENT:
+        return EXIT_UNREACHABLE;
+    default:
+        return EXIT_OTHER;
+    }
+}
+
+static int new_credential(struct mount *m)
+{
+    const struct config *c = m->config;
+    const struct credential_options options = {
+        .kind = c->credential,
+        .token = getenv("ACAFS_TOKEN"),
+        .token_file = c->token_file,
+        .tenant_id = c->tenant_id,
+        .client_id = c->client_id,
+        .client_secret_file = c->client_secret_file,
+        .certificate = c->certificate,
+        .certificate_password_file = c->certificate_password_file,
+        .authority = c->authority,
+        .federated_token_file = c->federated_token_file,
+        .send_certificate_chain = c->send_certificate_chain,
+    };
+    _cleanup_free_ char *why = NULL;
+    int err = credential_new(m->loop, m->http, &options, &m->credential, &why);
+    return err ? tell(err, "credential", why) : 0;
+}
+
+static bool is_local(const struct config *c)
+{
+    return strcmp(c->endpoint, "local") == 0;
+}
+
+static int new_client(struct mount *m)
+{
+    const struct config *c = m->config;
+    const struct http_options http = {
+        .user_agent = "acafs/" ACAFS_VERSION " (Language=C)",
+        .connect_ms = c->connect_ms,
+        .idle_ms = c->read_ms,
+        .retries = c->max_retries,
+        .max_transfers = c->max_transfers,
+    };
+    int err = http_new(m->loop, &http, &m->http);
+    if (err)
+        return tell(err, "http", NULL);
+    bool local = is_local(c);
+    if (!local && (err = new_credential(m)))
+        return err;
+    const struct session_options options = {
+        .endpoint = local ? "http://localhost" : c->endpoint,
+        .unix_socket = local ? c->local_socket : NULL,
+        .identifier = c->session,
+        .api_version = c->api_version,
+        .deadline_ms = c->read_ms,
+    };
+    _cleanup_free_ char *why = NULL;
+    const struct http_authorizer *auth =
+        m->credential ? credential_authorizer(m->credential) : NULL;
+    err = session_new(m->loop, m->http, auth, &options, &m->session, &why);
+    return err ? tell(err, "session", why) : 0;
+}
+
+static int new_store(struct mount *m)
+{
+    const struct config *c = m->config;
+    if (!(m->notifier = notifier_new(m)))
+        return -ENOMEM;
+    const struct store_options options = {
+        .cache_dir = c->cache_dir,
+        .cache_size = c->cache_size,
+        .attr_timeout_ms = c->attr_timeout_ms,
+        .max_uploads = c->max_transfers,
+        .uid = c->uid == (uid_t)-1 ? m->owner : c->uid,
+        .gid = c->gid == (gid_t)-1 ? m->owner_group : c->gid,
+        .umask = c->umask,
+        .events = notifier_events(m->notifier),
+    };
+    _cleanup_free_ char *why = NULL;
+    int err = store_new(m->loop, m->session, &options, &m->store, &why);
+    if (err)
+        return tell(err, "cache", why);
+    return (m->control = control_new(m)) ? 0 : -ENOMEM;
+}
+
+/* --- the kernel's side */
+
+static void fuse_ready(void *arg, short revents)
+{
+    struct daemon *d = arg;
+    struct fuse_session *fuse = d->mount.fuse;
+    for (int i = 0; i < BATCH && !fuse_session_exited(fuse); i++) {
+        int n = fuse_session_receive_buf(fuse, &d->request);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        fuse_session_process_buf(fuse, &d->request);
+    }
+    if (fuse_session_exited(fuse)) {
+        d->mounted = false; /* the kernel let go: umount(8), or fusermount3 -u */
+        loop_fd_del(d->mount.fuse_fd);
+        d->mount.fuse_fd = NULL;
+        mount_shutdown(&d->mount);
+    }
+}
+
+static int fuse_arguments(const struct daemon_options *o, struct fuse_args *args)
+{
+    const struct config *c = o->config;
+    _cleanup_buf_ struct buf options = {0};
+    /* libfuse splits at commas; a backslash keeps one. */
+    buf_adds(&options, "subtype=acafs,default_permissions,fsname=");
+    for (const char *s = o->source; *s; s++) {
+        if (*s == ',' || *s == '\\')
+            buf_adds(&options, "\\");
+        buf_add(&options, s, 1);
+    }
+    if (c->allow_other)
+        buf_adds(&options, ",allow_other");
+    if (c->read_only)
+        buf_adds(&options, ",ro");
+    if (c->fuse_options && *c->fuse_options)
+        buf_addf(&options, ",%s", c->fuse_options);
+    if (fuse_opt_add_arg(args, "acafs") || fuse_opt_add_arg(args, "-o") ||
+        fuse_opt_add_arg(args, options.data) || (o->debug && fuse_opt_add_arg(args, "-d")))
+        return -ENOMEM;
+    return 0;
+}
+
+static int mount_fuse(struct daemon *d)
+{
+    struct mount *m = &d->mount;
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    int err = fuse_arguments(d->options, &args);
+    if (!err && !(m->fuse = fuse_session_new(&args, &mount_ops, sizeof mount_ops, m)))
+        err = -EINVAL;
+    fuse_opt_free_args(&args);
+    if (err)
+        return err;
+    if (fuse_session_mount(m->fuse, m->mountpoint))
+        return tell(-ENOTCONN, m->mountpoint, "cannot mount (is FUSE available, and the mount "
+                                              "point yours?)");
+    d->mounted = true;
+    int fd = fuse_session_fd(m->fuse);
+    if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+        return -errno;
+    m->fuse_fd = loop_fd_add(m->loop, fd, CURL_WAIT_POLLIN, fuse_ready, d);
+    return m->fuse_fd ? 0 : -ENOMEM;
+}
+
+/* --- phases */
+
+static void ready(struct daemon *d, int code)
+{
+    if (d->ready_fd < 0)
+        return;
+    unsigned char byte = (unsigned char)code;
+    if (write(d->ready_fd, &byte, 1) != 1)
+        log_debug("the starting process is gone");
+    close(d->ready_fd);
+    d->ready_fd = -1;
+}
+
+static void detach_output(const struct daemon *d)
+{
+    if (d->options->foreground)
+        return;
+    log_set_sink(LOG_SINK_SYSLOG);
+    int null = open("/dev/null", O_RDWR);
+    if (null >= 0) {
+        dup2(null, 0);
+        dup2(null, 1);
+        dup2(null, 2);
+        if (null > 2)
+            close(null);
+    }
+}
+
+static void fail(struct daemon *d, int err, const char *message)
+{
+    log_error("%s", message ? message : strerror(-err));
+    loop_quit(d->mount.loop, exit_code(err));
+}
+
+static void serve(struct daemon *d)
+{
+    int err = mount_fuse(d);
+    if (err) {
+        loop_quit(d->mount.loop, EXIT_OTHER);
+        return;
+    }
+    d->phase = SERVING;
+    log_info("session %s mounted on %s", session_identifier(d->mount.session),
+             d->mount.mountpoint);
+    ready(d, EXIT_OK);
+    detach_output(d);
+}
+
+/* The first listing also tells whether the pool lets us in. */
+static void first_listing(struct waiter *w)
+{
+    struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
+    int err = store_fresh(d->mount.store, w, store_inodes(d->mount.store)->root);
+    if (err == STORE_WAIT)
+        return;
+    if (err)
+        fail(d, err, NULL);
+    else
+        serve(d);
+}
+
+static const char *advice(const struct session_error *e)
+{
+    switch (e->hint) {
+    case HINT_TOKEN:
+        return " (the token was refused: is its audience https://dynamicsessions.io?)";
+    case HINT_ROLE:
+        return " (the role 'Azure ContainerApps Session Executor' on the pool is missing, or not "
+               "yet in effect)";
+    default:
+        return "";
+    }
+}
+
+static void connected(void *arg, const struct session_error *e)
+{
+    struct daemon *d = arg;
+    d->connecting = NULL;
+    if (e->err) {
+        _cleanup_buf_ struct buf text = {0};
+        buf_addf(&text, "pool %s: %s%s", d->options->config->endpoint,
+                 e->message ? e->message : strerror(-e->err), advice(e));
+        fail(d, e->err, text.data);
+        return;
+    }
+    waiter_init(&d->waiter, first_listing);
+    first_listing(&d->waiter);
+}
+
+/* --- the end */
+
+static void list_left(void *arg, const struct store_pending *p)
+{
+    _cleanup_buf_ struct buf path = {0};
+    unsigned *count = arg;
+    ++*count;
+    if (inode_path(p->inode, &path))
+        log_error("not on the server: %s (%llu bytes): %s", path.data,
+                  (unsigned long long)p->size, p->err ? strerror(-p->err) : "no time left");
+}
+
+static void end_drain(struct daemon *d)
+{
+    unsigned left = 0;
+    store_each_pending(d->mount.store, list_left, &left);
+    requests_end(&d->mount, -ENOTCONN);
+    loop_quit(d->mount.loop, left ? EXIT_OTHER : EXIT_OK);
+}
+
+static void drain_step(struct waiter *w)
+{
+    struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
+    int err = store_sync(d->mount.store, w);
+    if (err != STORE_WAIT)
+        end_drain(d);
+}
+
+static void drain_timed_out(void *arg)
+{
+    end_drain(arg);
+}
+
+static void show_progress(void *arg)
+{
+    struct daemon *d = arg;
+    struct store_stats s;
+    store_get_stats(d->mount.store, &s);
+    fprintf(stderr, "\racafs: %zu files, %llu bytes still to send \033[K", s.dirty_files,
+            (unsigned long long)s.dirty_bytes);
+    loop_timer_set(&d->progress_timer, PROGRESS_MS);
+}
+
+void mount_shutdown(struct mount *m)
+{
+    struct daemon *d = (struct daemon *)m; /* its first member */
+    if (d->phase == CONNECTING) {
+        loop_quit(m->loop, EXIT_OTHER);
+        return;
+    }
+    if (d->phase == DRAINING)
+        return;
+    d->phase = DRAINING;
+    loop_timer_set(&d->drain_timer, m->config->unmount_timeout_ms);
+    if (isatty(STDERR_FILENO))
+        loop_timer_set(&d->progress_timer, PROGRESS_MS);
+    waiter_init(&d->waiter, drain_step);
+    drain_step(&d->waiter);
+}
+
+static void signalled(void *arg, short revents)
+{
+    struct daemon *d = arg;
+    struct signalfd_siginfo info;
+    if (read(d->signal_fd, &info, sizeof info) != sizeof info)
+        return;
+    if (d->phase == DRAINING && info.ssi_signo == SIGINT) {
+        end_drain(d); /* a second Ctrl-C: whoever waits has waited enough */
+        return;
+    }
+    log_info("%s: ending", strsignal((int)info.ssi_signo));
+    mount_shutdown(&d->mount);
+}
+
+static int watch_signals(struct daemon *d)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    if (sigprocmask(SIG_BLOCK, &set, NULL))
+        return -errno;
+    signal(SIGPIPE, SIG_IGN);
+    d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (d->signal_fd < 0)
+        return -errno;
+    d->signal_watch = loop_fd_add(d->mount.loop, d->signal_fd, CURL_WAIT_POLLIN, signalled, d);
+    return d->signal_watch ? 0 : -ENOMEM;
+}
+
+static int set_up(struct daemon *d)
+{
+    struct mount *m = &d->mount;
+    int err = loop_new(&m->loop);
+    if (err)
+        return err;
+    loop_timer_init(&d->drain_timer, m->loop, drain_timed_out, d);
+    loop_timer_init(&d->progress_timer, m->loop, show_progress, d);
+    if ((err = watch_signals(d)) || (err = new_client(m)) || (err = new_store(m)))
+        return err;
+    d->connecting = session_connect(m->session, connected, d);
+    return d->connecting ? 0 : -ENOMEM;
+}
+
+static void tear_down(struct daemon *d)
+{
+    struct mount *m = &d->mount;
+    if (!m->loop)
+        return;
+    loop_timer_stop(&d->drain_timer);
+    loop_timer_stop(&d->progress_timer);
+    if (m->store)
+        requests_end(m, -ENOTCONN);
+    if (m->fuse_fd)
+        loop_fd_del(m->fuse_fd);
+    if (m->fuse && d->mounted)
+        fuse_session_unmount(m->fuse);
+    control_free(m->control);
+    if (m->store)
+        store_leave(m->store, &d->waiter);
+    store_free(m->store);
+    notifier_free(m->notifier);
+    if (m->fuse)
+        fuse_session_destroy(m->fuse);
+    free(d->request.mem);
+    if (m->session)
+        session_free(m->session);
+    if (m->credential)
+        credential_free(m->credential);
+    if (m->http)
+        http_free(m->http);
+    if (d->signal_watch)
+        loop_fd_del(d->signal_watch);
+    if (d->signal_fd >= 0)
+        close(d->signal_fd);
+    loop_free(m->loop);
+}
+
+/* The daemon's process, from here to its exit code. */
+static int run(const struct daemon_options *options, int ready_fd)
+{
+    struct daemon d = {
+        .mount = {.config = options->config,
+                  .mountpoint = options->mountpoint,
+                  .owner = getuid(),
+                  .owner_group = getgid(),
+                  .since = time(NULL)},
+        .options = options,
+        .ready_fd = ready_fd,
+        .signal_fd = -1,
+    };
+    harden();
+    int err = set_up(&d);
+    int code = err ? exit_code(err) : loop_run(d.mount.loop);
+    tear_down(&d);
+    ready(&d, code);
+    return code;
+}
+
+int daemon_run(const struct daemon_options *options)
+{
+    const struct config *c = options->config;
+    if (is_local(c)) {
+        _cleanup_free_ char *why = NULL;
+        int err = local_pool_ensure(c->local_socket, c->local_pool, &why);
+        if (err) {
+            log_error("local pool: %s", why ? why : strerror(-err));
+            return err == -EACCES ? EXIT_DENIED : EXIT_UNREACHABLE;
+        }
+    }
+    if (options->foreground)
+        return run(options, -1);
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC)) {
+        log_error("pipe: %s", strerror(errno));
+        return EXIT_OTHER;
+    }
+    pid_t child = fork();
+    if (child < 0) {
+        log_error("fork: %s", strerror(errno));
+        return EXIT_OTHER;
+    }
+    if (child == 0) {
+        close(ends[0]);
+        setsid();
+        if (chdir("/"))
+            log_debug("chdir /: %s", strerror(errno));
+        exit(run(options, ends[1]));
+    }
+    close(ends[1]);
+    unsigned char code = EXIT_OTHER;
+    if (read(ends[0], &code, 1) != 1)
+        log_error("the daemon ended before the mount answered");
+    return code;
+}

@@ -1,0 +1,218 @@
+/* acafs: mounts a session of a pool as a directory. See acafs(8). */
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <mntent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <curl/curl.h>
+
+#include "acafs/daemon.h"
+#include "acafs/login_check.h"
+#include "acafs/tools.h"
+#include "config/config.h"
+#include "session/session.h"
+#include "util/cleanup.h"
+#include "util/log.h"
+#include "util/text.h"
+
+static const char usage[] =
+    "usage: acafs [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTION[=VALUE],…]\n"
+    "       acafs status|sync MOUNTPOINT    what is mounted; wait until all is on the server\n"
+    "       acafs login-check [POOL]        try the credentials, and say what each gave\n"
+    "       acafs config [--check FILE]     the settings in effect, and where each is from\n"
+    "SOURCE is POOL[#SESSION]; POOL a management endpoint URL, or `local` (the default):\n"
+    "a pool on this machine. Without SESSION a fresh one is made, and its name printed.\n"
+    "  -f  stay in the foreground      -d  the same, and trace FUSE requests\n"
+    "  -h  this help                   -V  the version\n"
+    "Options:\n";
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} subcommands[] = {
+    {"status", tool_status},
+    {"sync", tool_sync},
+    {"config", tool_config},
+    {"login-check", login_check},
+};
+
+struct arguments {
+    char *source, *mountpoint;
+    char *options[64];
+    unsigned option_count;
+    bool foreground, debug;
+};
+
+static int usage_error(const char *format, const char *what)
+{
+    log_error(format, what);
+    log_error("try 'acafs --help'");
+    return EXIT_USAGE;
+}
+
+/* -1 to go on, else the exit code. */
+static int parse(int argc, char **argv, struct arguments *a)
+{
+    static const struct option longs[] = {
+        {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
+    int c;
+    opterr = 0;
+    while ((c = getopt_long(argc, argv, "o:fdhVsvn", longs, NULL)) != -1) {
+        switch (c) {
+        case 'o':
+            if (a->option_count == sizeof a->options / sizeof *a->options)
+                return usage_error("too many -o: %s", optarg);
+            a->options[a->option_count++] = optarg;
+            break;
+        case 'd':
+            a->debug = true;
+            a->foreground = true;
+            break;
+        case 'f':
+            a->foreground = true;
+            break;
+        case 's': /* mount(8) hands these on: sloppy, verbose, no mtab */
+        case 'v':
+        case 'n':
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            config_help(stdout);
+            return EXIT_OK;
+        case 'V':
+            puts("acafs " ACAFS_VERSION);
+            return EXIT_OK;
+        default:
+            return usage_error("unknown option %s", argv[optind - 1]);
+        }
+    }
+    int left = argc - optind;
+    if (left < 1 || left > 2)
+        return usage_error("%s", left ? "more than SOURCE and MOUNTPOINT" : "no mount point");
+    a->source = left == 2 ? argv[optind] : NULL;
+    a->mountpoint = argv[argc - 1];
+    return -1;
+}
+
+static int settings(const struct arguments *a, struct config *config)
+{
+    _cleanup_free_ char *why = NULL, *file = NULL;
+    for (unsigned i = 0; i < a->option_count && !file; i++)
+        file = config_file_option(a->options[i]);
+    int err = config_load(config, file, &why);
+    for (unsigned i = 0; i < a->option_count && !err; i++)
+        err = config_mount_options(config, a->options[i], &why);
+    if (!err && a->source)
+        err = config_source(config, a->source, &why);
+    if (!err)
+        err = config_finish(config, &why);
+    if (!err)
+        return 0;
+    log_error("%s", why ? why : strerror(-err));
+    return -1;
+}
+
+static bool is_mounted(const char *path)
+{
+    FILE *mounts = setmntent("/proc/self/mounts", "r");
+    struct mntent *m;
+    bool found = false;
+    while (mounts && (m = getmntent(mounts)))
+        found = found || (strcmp(m->mnt_dir, path) == 0 && strcmp(m->mnt_type, "fuse.acafs") == 0);
+    if (mounts)
+        endmntent(mounts);
+    return found;
+}
+
+/* The absolute path of the mount point, or NULL after saying what is wrong with it. */
+static char *check_mountpoint(const char *path)
+{
+    char *full = realpath(path, NULL);
+    struct stat st;
+    if (!full) {
+        /* A mount whose daemon died still has its place in the table. */
+        log_error("mount point %s: %s%s", path, strerror(errno),
+                  errno == ENOTCONN ? " (a mount whose daemon is gone: fusermount3 -u it first)"
+                                    : "");
+    } else if (is_mounted(full)) {
+        log_error("mount point %s: a session is mounted there already", path);
+    } else if (stat(full, &st)) {
+        log_error("mount point %s: %s", path, strerror(errno));
+    } else if (!S_ISDIR(st.st_mode)) {
+        log_error("mount point %s: not a directory", path);
+    } else {
+        return full;
+    }
+    free(full);
+    return NULL;
+}
+
+/* A fresh session where none was named; its name is printed, for it is the only key to it. */
+static int choose_session(struct config *config)
+{
+    const char *why;
+    if (config->session) {
+        if (session_identifier_check(config->session, &why) == 0)
+            return 0;
+        log_error("session identifier: %s", why);
+        return -1;
+    }
+    char uuid[37];
+    text_uuid(uuid);
+    config->session = strdup(uuid);
+    if (!config->session)
+        return -1;
+    printf("session %s\n", uuid);
+    fflush(stdout);
+    return 0;
+}
+
+static int check_endpoint(const struct config *config)
+{
+    const char *why;
+    if (strcmp(config->endpoint, "local") == 0 ||
+        http_url_check(config->endpoint, NULL, &why) == 0)
+        return 0;
+    log_error("pool %s: %s", config->endpoint, why);
+    return -1;
+}
+
+int main(int argc, char **argv)
+{
+    log_init("acafs", LOG_LEVEL_INFO);
+    for (size_t i = 0; argc > 1 && i < sizeof subcommands / sizeof *subcommands; i++) {
+        if (strcmp(argv[1], subcommands[i].name) == 0)
+            return subcommands[i].run(argc - 1, argv + 1);
+    }
+    struct arguments a = {0};
+    int code = parse(argc, argv, &a);
+    if (code >= 0)
+        return code;
+    struct config config = {0};
+    if (settings(&a, &config))
+        return EXIT_CONFIG;
+    enum log_level level;
+    if (config.log_level && log_level_parse(config.log_level, &level) == 0)
+        log_set_level(level);
+    _cleanup_free_ char *mountpoint = check_mountpoint(a.mountpoint);
+    if (!mountpoint)
+        return EXIT_MOUNTPOINT;
+    if (check_endpoint(&config) || choose_session(&config))
+        return EXIT_USAGE;
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    const struct daemon_options options = {
+        .config = &config,
+        .source = a.source ? a.source : config.endpoint,
+        .mountpoint = mountpoint,
+        .foreground = a.foreground,
+        .debug = a.debug,
+    };
+    code = daemon_run(&options);
+    config_free(&config);
+    curl_global_cleanup();
+    return code;
+}

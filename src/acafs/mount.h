@@ -1,0 +1,43 @@
+/* One mount: what its parts share. The daemon's only context; everything runs on its loop. */
+#ifndef ACAFS_ACAFS_MOUNT_H
+#define ACAFS_ACAFS_MOUNT_H
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+
+#include "config/config.h"
+#include "credential/credential.h"
+#include "http/http.h"
+#include "loop/loop.h"
+#include "session/session.h"
+#include "store/store.h"
+
+struct control;
+struct notifier;
+
+struct mount {
+    const struct config *config;
+    const char *mountpoint;
+    struct loop *loop;
+    struct http *http;
+    struct credential *credential;
+    struct session *session;
+    struct store *store;
+    struct control *control;
+    struct notifier *notifier;
+    struct fuse_session *fuse;
+    struct loop_fd *fuse_fd;
+    struct request *requests; /* being waited for */
+    uid_t owner;              /* who mounted: owns .acafs */
+    gid_t owner_group;
+    time_t since;
+};
+
+/* The table for fuse_session_new(); userdata is the struct mount. */
+extern const struct fuse_lowlevel_ops mount_ops;
+
+/* Begins the orderly end: everything pending goes to the server within the unmount timeout, then
+ * the loop ends. Harmless when called again. */
+void mount_shutdown(struct mount *);
+
+#endif

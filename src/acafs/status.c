@@ -1,0 +1,118 @@
+#include "acafs/status.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void add_time(cJSON *object, const char *name, time_t seconds)
+{
+    struct tm tm;
+    char text[32];
+    gmtime_r(&seconds, &tm);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    cJSON_AddStringToObject(object, name, text);
+}
+
+static void add_pending(void *arg, const struct store_pending *p)
+{
+    cJSON *file = cJSON_CreateObject();
+    struct buf path = {0};
+    cJSON_AddStringToObject(file, "path", inode_path(p->inode, &path) ? path.data : p->inode->name);
+    buf_free(&path);
+    cJSON_AddNumberToObject(file, "size", (double)p->size);
+    cJSON_AddNumberToObject(file, "tries", p->tries);
+    cJSON_AddBoolToObject(file, "uploading", p->uploading);
+    if (p->err)
+        cJSON_AddStringToObject(file, "error", strerror(-p->err));
+    else
+        cJSON_AddNullToObject(file, "error");
+    cJSON_AddItemToArray(arg, file);
+}
+
+static void add_session(cJSON *status, const struct mount *m)
+{
+    struct session_state state;
+    session_get_state(m->session, &state);
+    cJSON_AddStringToObject(status, "pool", session_endpoint(m->session));
+    cJSON_AddStringToObject(status, "session", session_identifier(m->session));
+    cJSON_AddStringToObject(status, "api_version", session_api_version(m->session));
+    if (state.etag)
+        cJSON_AddStringToObject(status, "etag", state.etag);
+    else
+        cJSON_AddNullToObject(status, "etag");
+    if (state.expires.tv_nsec >= 0)
+        add_time(status, "expires", state.expires.tv_sec);
+    else
+        cJSON_AddNullToObject(status, "expires");
+    cJSON_AddNumberToObject(status, "recycled", (double)state.generation);
+}
+
+cJSON *status_json(struct mount *m, const struct jobs *jobs)
+{
+    cJSON *status = cJSON_CreateObject();
+    cJSON_AddStringToObject(status, "version", ACAFS_VERSION);
+    cJSON_AddStringToObject(status, "mountpoint", m->mountpoint);
+    add_time(status, "since", m->since);
+    add_session(status, m);
+    cJSON_AddItemToObject(status, "credential",
+                          m->credential ? credential_status(m->credential) : cJSON_CreateNull());
+    struct store_stats s;
+    store_get_stats(m->store, &s);
+    if (s.away)
+        cJSON_AddStringToObject(status, "away", strerror(-s.away));
+    else
+        cJSON_AddNullToObject(status, "away");
+    store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
+    cJSON *cache = cJSON_AddObjectToObject(status, "cache");
+    cJSON_AddNumberToObject(cache, "bytes", (double)s.cached_bytes);
+    cJSON_AddNumberToObject(cache, "limit", (double)m->config->cache_size);
+    cJSON_AddNumberToObject(cache, "files", (double)s.cached_files);
+    cJSON_AddNumberToObject(cache, "inodes", (double)s.inodes);
+    cJSON_AddNumberToObject(cache, "hidden_names", (double)s.hidden);
+    struct http_stats h;
+    http_get_stats(m->http, &h);
+    cJSON *counters = cJSON_AddObjectToObject(status, "counters");
+    cJSON_AddNumberToObject(counters, "requests", (double)h.requests);
+    cJSON_AddNumberToObject(counters, "attempts", (double)h.attempts);
+    cJSON_AddNumberToObject(counters, "errors", (double)h.errors);
+    cJSON_AddNumberToObject(counters, "bytes_in", (double)h.bytes_in);
+    cJSON_AddNumberToObject(counters, "bytes_out", (double)h.bytes_out);
+    cJSON_AddNumberToObject(counters, "downloads", (double)s.downloads);
+    cJSON_AddNumberToObject(counters, "uploads", (double)s.uploads);
+    cJSON_AddNumberToObject(counters, "refreshes", (double)s.refreshes);
+    cJSON_AddNumberToObject(counters, "cache_hits", (double)s.cache_hits);
+    cJSON_AddNumberToObject(status, "jobs_waiting", jobs_waiting(jobs));
+    return status;
+}
+
+static void metric(struct buf *out, const char *type, const char *name, const char *help,
+                   double value)
+{
+    buf_addf(out, "# HELP acafs_%s %s\n# TYPE acafs_%s %s\nacafs_%s %.17g\n", name, help, name, type,
+             name, value);
+}
+
+int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
+{
+    struct store_stats s;
+    struct http_stats h;
+    store_get_stats(m->store, &s);
+    http_get_stats(m->http, &h);
+    metric(out, "counter", "http_requests_total", "Requests to the pool.", (double)h.requests);
+    metric(out, "counter", "http_attempts_total", "Attempts, retries included.",
+           (double)h.attempts);
+    metric(out, "counter", "http_errors_total", "Requests that failed.", (double)h.errors);
+    metric(out, "counter", "received_bytes_total", "Bytes received.", (double)h.bytes_in);
+    metric(out, "counter", "sent_bytes_total", "Bytes sent.", (double)h.bytes_out);
+    metric(out, "counter", "downloads_total", "Files fetched.", (double)s.downloads);
+    metric(out, "counter", "uploads_total", "Files sent.", (double)s.uploads);
+    metric(out, "counter", "listings_total", "Listings asked for.", (double)s.refreshes);
+    metric(out, "counter", "cache_hits_total", "Opens of files that were at hand.",
+           (double)s.cache_hits);
+    metric(out, "gauge", "cache_bytes", "Content on local disk.", (double)s.cached_bytes);
+    metric(out, "gauge", "inodes", "Names known.", (double)s.inodes);
+    metric(out, "gauge", "pending_files", "Files not on the server yet.", (double)s.dirty_files);
+    metric(out, "gauge", "pending_bytes", "Their size.", (double)s.dirty_bytes);
+    metric(out, "gauge", "jobs_waiting", "Jobs queued or running.", jobs_waiting(jobs));
+    metric(out, "gauge", "pool_away", "1 while the pool does not answer.", s.away ? 1 : 0);
+    return 0;
+}

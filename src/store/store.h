@@ -1,0 +1,135 @@
+/* The store: the session's files as a tree with content on local disk. Knows the session
+ * client below it and nothing of FUSE above it.
+ *
+ * Functions that may have to wait take a waiter (see wait.h): they return 0, -errno, or STORE_WAIT
+ * after parking it; the caller calls again, with the same arguments, when woken. Whoever gives
+ * up early calls store_leave(), and store_change_forget() for a change under way, which then
+ * finishes by itself. */
+#ifndef ACAFS_STORE_STORE_H
+#define ACAFS_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "loop/loop.h"
+#include "session/session.h"
+#include "store/inode.h"
+#include "store/wait.h"
+
+struct store;
+struct change;
+
+/* What the kernel's caches should hear of: changes that did not come through it. */
+struct store_events {
+    void (*entry)(void *arg, struct inode *dir, const char *name);
+    void (*content)(void *arg, struct inode *inode);
+    void *arg;
+};
+
+struct store_options {
+    const char *cache_dir; /* existing, private; content is kept there in nameless files */
+    uint64_t cache_size;   /* bytes of content on disk: clean files go first, then -ENOSPC */
+    int64_t attr_timeout_ms;
+    unsigned max_uploads;
+    uid_t uid;
+    gid_t gid;
+    mode_t umask;
+    struct store_events events;
+};
+
+/* 0, or -errno with *why (malloc'd, one line). */
+int store_new(struct loop *, struct session *, const struct store_options *, struct store **out,
+              char **why);
+/* Ends all transfers; what is dirty is lost: drain first. */
+void store_free(struct store *);
+struct inode_table *store_inodes(struct store *);
+
+void store_leave(struct store *, struct waiter *);
+/* For queues of the layer above: one list of woken waiters serves all. */
+struct wakeup *store_wakeup(struct store *);
+
+/* --- names and attributes */
+
+/* Makes the listing of a directory no older than the attribute timeout. When the pool is away, an
+ * old listing will do. */
+int store_fresh(struct store *, struct waiter *, struct inode *dir);
+/* As above, for the attributes of any inode. */
+int store_fresh_attr(struct store *, struct waiter *, struct inode *);
+/* Milliseconds for which what store_fresh() said of this inode still holds. */
+int64_t store_ttl_ms(const struct store *, const struct inode *);
+int store_lookup(struct store *, struct waiter *, struct inode *dir, const char *name,
+                 struct inode **out);
+/* Forgets what listings said: the next look asks the server. */
+void store_invalidate(struct store *);
+/* Asks for everything anew, changes told to the events. */
+int store_refresh_all(struct store *, struct waiter *);
+/* -ENAMETOOLONG, -EILSEQ for names that are not UTF-8, -EINVAL for reserved ones; 0. */
+int store_name_check(const struct inode *dir, const char *name);
+void store_stat(const struct inode *, struct stat *);
+
+/* --- content. A file stays pinned from open to close. */
+
+/* Opens; *keep tells whether the kernel's pages of it are still good. trunc empties it without
+ * fetching what was there. */
+int store_open(struct store *, struct inode *, bool trunc, bool *keep);
+void store_close(struct store *, struct inode *);
+/* A new regular file, open, which the server hears of at its first flush. */
+int store_create(struct store *, struct waiter *, struct inode *dir, const char *name,
+                 mode_t mode, struct inode **out);
+/* Waits until [offset, offset + len) can be read, as far as the file reaches: *fd is borrowed
+ * until the next call, *available the bytes there (0 at the end). */
+int store_read(struct store *, struct waiter *, struct inode *, uint64_t offset, size_t len,
+               int *fd, size_t *available);
+int store_write(struct store *, struct waiter *, struct inode *, uint64_t offset,
+                const void *data, size_t len);
+int store_truncate(struct store *, struct waiter *, struct inode *, uint64_t size);
+/* Waits until everything written before the first call is on the server; *ticket starts at 0. */
+int store_flush(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
+/* Waits until nothing is dirty; files that the server refuses for good end it with their error. */
+int store_sync(struct store *, struct waiter *);
+
+/* --- changes of names, on the server first. *change starts as NULL. */
+int store_unlink(struct store *, struct waiter *, struct inode *dir, const char *name,
+                 struct change **);
+int store_rmdir(struct store *, struct waiter *, struct inode *dir, const char *name,
+                struct change **);
+int store_mkdir(struct store *, struct waiter *, struct inode *dir, const char *name, mode_t mode,
+                struct change **, struct inode **out);
+int store_symlink(struct store *, struct waiter *, struct inode *dir, const char *name,
+                  const char *target, struct change **, struct inode **out);
+int store_rename(struct store *, struct waiter *, struct inode *from_dir, const char *from,
+                 struct inode *to_dir, const char *to, enum session_rename, struct change **);
+void store_change_forget(struct change *);
+
+/* Mode, owner and times are kept here: the API has no place for them. */
+void store_set_mode(struct store *, struct inode *, mode_t mode);
+void store_set_owner(struct store *, struct inode *, uid_t uid, gid_t gid);
+void store_set_times(struct store *, struct inode *, const struct timespec *atime,
+                     const struct timespec *mtime);
+
+/* Space of the session's disk, asked at most every 30 s. */
+int store_space(struct store *, struct waiter *, struct session_space *out);
+
+/* --- for status */
+struct store_pending {
+    const struct inode *inode;
+    uint64_t size;
+    unsigned tries;
+    int err; /* last error, 0: none yet */
+    bool uploading;
+};
+struct store_stats {
+    size_t inodes, hidden;   /* hidden: names listings held that Linux can't show */
+    uint64_t cached_bytes;
+    size_t cached_files;
+    size_t dirty_files;
+    uint64_t dirty_bytes;
+    uint64_t downloads, uploads, refreshes, cache_hits;
+    int away; /* -errno while the pool does not answer, else 0 */
+};
+void store_get_stats(const struct store *, struct store_stats *);
+/* Calls fn for each file not yet on the server. */
+void store_each_pending(struct store *, void (*fn)(void *arg, const struct store_pending *),
+                        void *arg);
+
+#endif
