@@ -167,8 +167,9 @@ def test_not_allowed(acafs, proxy, tcp_pool):
 @pytest.mark.skipif(os.getuid() != 0, reason="hides /dev/fuse in a mount namespace")
 def test_a_machine_without_fuse(pool, tmp_path):
     (tmp_path / "mnt").mkdir()
-    done = process.run(["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/fuse && exec "$@"', "sh",
+    hide = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9"
+    done = process.run(["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh",
                         process.ACAFS, "local#session-1", tmp_path / "mnt"], check=False,
                        env=process.environment(HOME=tmp_path, ACAFS_CONFIG=os.devnull,
                                                XDG_RUNTIME_DIR=pool.directory))
-    assert done.returncode == 1 and "/dev/fuse" in done.stderr, done.stderr
+    assert done.returncode == 1 and re.search(r"modprobe fuse|/dev/fuse", done.stderr), done.stderr
