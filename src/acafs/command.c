@@ -200,8 +200,12 @@ static const struct {
     const char *name;
     int (*start)(struct command *, const char *rest);
 } commands[] = {
-    {"run", start_run},         {"submit", start_submit},   {"wait", start_wait},
-    {"cancel", start_cancel},   {"sync", start_sync},       {"refresh", start_refresh},
+    {"run", start_run},
+    {"submit", start_submit},
+    {"wait", start_wait},
+    {"cancel", start_cancel},
+    {"sync", start_sync},
+    {"refresh", start_refresh},
     {"delete-session", start_delete},
 };
 

@@ -14,10 +14,10 @@ struct command {
     int (*step)(struct command *);
     uint64_t run_id;
     struct session_call *call;
-    bool told;       /* delete-session was answered */
+    bool told; /* delete-session was answered */
     struct waitq asked;
-    cJSON *reply;    /* when done; owned here */
-    int err;         /* when done: 0 or -errno */
+    cJSON *reply; /* when done; owned here */
+    int err;      /* when done: 0 or -errno */
 };
 
 /* Understands a line: 0, or -EINVAL with the reply saying why. The waiter is the caller's. */

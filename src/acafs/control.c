@@ -36,9 +36,9 @@ struct handle {
     struct control *control;
     fuse_ino_t ino;
     bool write_only;
-    struct buf text;   /* what a read gives: a snapshot, or the reply */
-    size_t text_read;  /* of a reply: a conversation has no position of its own */
-    struct buf line;   /* of the command, until its end came */
+    struct buf text;  /* what a read gives: a snapshot, or the reply */
+    size_t text_read; /* of a reply: a conversation has no position of its own */
+    struct buf line;  /* of the command, until its end came */
     struct command command;
     bool busy;         /* the command is under way */
     struct waitq done; /* requests that wait for it */
@@ -199,10 +199,9 @@ void control_readdir(struct control *c, fuse_req_t req, fuse_ino_t dir, size_t s
         struct fuse_entry_param e = {.ino = ino};
         fill_stat(c, ino, &e.attr);
         size_t room = size - out.len;
-        size_t used = plus ? fuse_add_direntry_plus(req, out.data + out.len, room, name, &e,
-                                                    (off_t)next)
-                           : fuse_add_direntry(req, out.data + out.len, room, name, &e.attr,
-                                               (off_t)next);
+        size_t used =
+            plus ? fuse_add_direntry_plus(req, out.data + out.len, room, name, &e, (off_t)next)
+                 : fuse_add_direntry(req, out.data + out.len, room, name, &e.attr, (off_t)next);
         if (used > room)
             break;
         out.len += used;
@@ -373,8 +372,8 @@ static int start_command(struct handle *h)
 {
     command_end(&h->command);
     waiter_init(&h->waiter, command_woken);
-    int err = command_start(&h->command, h->control->mount, h->control->jobs, &h->waiter,
-                            h->line.data);
+    int err =
+        command_start(&h->command, h->control->mount, h->control->jobs, &h->waiter, h->line.data);
     h->line.len = 0;
     h->busy = true;
     h->text_read = 0;

@@ -23,8 +23,8 @@
 #include "util/text.h"
 
 enum {
-    BATCH = 16,             /* kernel requests taken in a row before transfers get their turn */
-    PROGRESS_MS = 1000,     /* between lines of a long drain on a terminal */
+    BATCH = 16,         /* kernel requests taken in a row before transfers get their turn */
+    PROGRESS_MS = 1000, /* between lines of a long drain on a terminal */
 };
 
 /* The life of the daemon:
@@ -214,10 +214,22 @@ static int fuse_arguments(const struct daemon_options *o, struct fuse_args *args
     return 0;
 }
 
+/* libfuse's own words go where ours go: one line, at the level they deserve. */
+static void libfuse_says(enum fuse_log_level level, const char *format, va_list args)
+{
+    _cleanup_buf_ struct buf text = {0};
+    if (buf_vaddf(&text, format, args))
+        return;
+    while (text.len && text.data[text.len - 1] == '\n')
+        text.data[--text.len] = '\0';
+    log_write(level <= FUSE_LOG_ERR ? LOG_LEVEL_ERROR : LOG_LEVEL_DEBUG, "%s", text.data);
+}
+
 static int mount_fuse(struct daemon *d)
 {
     struct mount *m = &d->mount;
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    fuse_set_log_func(libfuse_says);
     int err = fuse_arguments(d->options, &args);
     if (!err && !(m->fuse = fuse_session_new(&args, &mount_ops, sizeof mount_ops, m)))
         err = -EINVAL;
@@ -225,8 +237,7 @@ static int mount_fuse(struct daemon *d)
     if (err)
         return err;
     if (fuse_session_mount(m->fuse, m->mountpoint))
-        return tell(-ENOTCONN, m->mountpoint, "cannot mount (is FUSE available, and the mount "
-                                              "point yours?)");
+        return -ENOTCONN; /* libfuse said why */
     d->mounted = true;
     int fd = fuse_session_fd(m->fuse);
     if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
@@ -277,8 +288,7 @@ static void serve(struct daemon *d)
         return;
     }
     d->phase = SERVING;
-    log_info("session %s mounted on %s", session_identifier(d->mount.session),
-             d->mount.mountpoint);
+    log_info("session %s mounted on %s", session_identifier(d->mount.session), d->mount.mountpoint);
     ready(d, EXIT_OK);
     detach_output(d);
 }
@@ -332,8 +342,8 @@ static void list_left(void *arg, const struct store_pending *p)
     unsigned *count = arg;
     ++*count;
     if (inode_path(p->inode, &path))
-        log_error("not on the server: %s (%llu bytes): %s", path.data,
-                  (unsigned long long)p->size, p->err ? strerror(-p->err) : "no time left");
+        log_error("not on the server: %s (%llu bytes): %s", path.data, (unsigned long long)p->size,
+                  p->err ? strerror(-p->err) : "no time left");
 }
 
 static void end_drain(struct daemon *d)

@@ -53,8 +53,7 @@ static void start_next(void *arg)
     if (jobs->current)
         return;
     struct run *run;
-    DL_FOREACH(jobs->runs, run)
-    {
+    DL_FOREACH (jobs->runs, run) {
         if (run->state == RUN_QUEUED) {
             jobs->current = run;
             run->state = RUN_SENDING;
@@ -70,8 +69,7 @@ static void forget_old(struct jobs *jobs)
     struct run *run, *next;
     unsigned count = 0;
     DL_COUNT(jobs->runs, run, count);
-    DL_FOREACH_SAFE(jobs->runs, run, next)
-    {
+    DL_FOREACH_SAFE (jobs->runs, run, next) {
         if (count <= KEEP_RUNS)
             break;
         if (run->state == RUN_OVER && !run->changed.head) {
@@ -157,8 +155,8 @@ static void job_done(void *arg, const struct job_result *result)
     cJSON *report = new_report(run, job_state_names[result->state], result->exit_code);
     cJSON_AddNumberToObject(report, "milliseconds", (double)result->milliseconds);
     add_text(report, "message", result->message);
-    cJSON_AddItemToObject(report, "value",
-                          result->value ? cJSON_Duplicate(result->value, true) : cJSON_CreateNull());
+    cJSON_AddItemToObject(
+        report, "value", result->value ? cJSON_Duplicate(result->value, true) : cJSON_CreateNull());
     cJSON *images = cJSON_AddArrayToObject(report, "images");
     for (size_t i = 0; i < result->image_count; i++)
         cJSON_AddItemToArray(images, cJSON_CreateString(result->images[i].name));
@@ -261,8 +259,7 @@ static const char *take_args(struct run *run, const cJSON *request)
     size_t n = args ? (size_t)cJSON_GetArraySize(args) : 0, i = 0;
     if (!(run->args = calloc(n + 1, sizeof *run->args)))
         return "out of memory";
-    cJSON_ArrayForEach(arg, args)
-    {
+    cJSON_ArrayForEach (arg, args) {
         if (!cJSON_IsString(arg))
             return "args must be strings";
         if (!(run->args[i++] = strdup(arg->valuestring)))
@@ -330,8 +327,7 @@ struct run *jobs_find(struct jobs *jobs, uint64_t id)
 struct run *jobs_next(struct jobs *jobs, uint64_t id)
 {
     struct run *run;
-    DL_FOREACH(jobs->runs, run)
-    {
+    DL_FOREACH (jobs->runs, run) {
         if (run->id > id)
             return run;
     }
@@ -342,8 +338,7 @@ unsigned jobs_waiting(const struct jobs *jobs)
 {
     const struct run *run;
     unsigned n = 0;
-    DL_FOREACH(jobs->runs, run)
-    {
+    DL_FOREACH (jobs->runs, run) {
         n += run->state != RUN_OVER;
     }
     return n;
@@ -351,8 +346,10 @@ unsigned jobs_waiting(const struct jobs *jobs)
 
 const char *run_state_name(const struct run *run)
 {
-    static const char *const names[] = {[RUN_QUEUED] = "queued",   [RUN_SENDING] = "uploading",
-                                        [RUN_RUNNING] = "running", [RUN_LOOKING] = "running",
+    static const char *const names[] = {[RUN_QUEUED] = "queued",
+                                        [RUN_SENDING] = "uploading",
+                                        [RUN_RUNNING] = "running",
+                                        [RUN_LOOKING] = "running",
                                         [RUN_OVER] = "over"};
     const char *state = run->report ? json_string(run->report, "state") : NULL;
     return run->state == RUN_OVER && state ? state : names[run->state];

@@ -40,7 +40,8 @@ struct run {
 struct jobs *jobs_new(struct mount *);
 void jobs_free(struct jobs *);
 
-/* Takes {"path"|"code", "args", "in_kernel", "timeout"}: the new run, or NULL with *why (a literal). */
+/* Takes {"path"|"code", "args", "in_kernel", "timeout"}: the new run, or NULL with *why (a
+ * literal). */
 struct run *jobs_submit(struct jobs *, const cJSON *request, const char **why);
 struct run *jobs_find(struct jobs *, uint64_t id);
 /* The oldest kept run with an id above this one, or NULL: for listing. */

@@ -47,10 +47,9 @@ struct arguments {
     bool foreground, debug;
 };
 
-static int usage_error(const char *format, const char *what)
+static int usage_error(const char *what, const char *which)
 {
-    log_error(format, what);
-    log_error("try 'acafs --help'");
+    log_error("%s%s (acafs --help lists what there is)", what, which);
     return EXIT_USAGE;
 }
 
@@ -65,7 +64,7 @@ static int parse(int argc, char **argv, struct arguments *a)
         switch (c) {
         case 'o':
             if (a->option_count == sizeof a->options / sizeof *a->options)
-                return usage_error("too many -o: %s", optarg);
+                return usage_error("too many options: -o ", optarg);
             a->options[a->option_count++] = optarg;
             break;
         case 'd':
@@ -87,23 +86,26 @@ static int parse(int argc, char **argv, struct arguments *a)
             puts("acafs " ACAFS_VERSION);
             return EXIT_OK;
         default:
-            return usage_error("unknown option %s", argv[optind - 1]);
+            return usage_error("unknown or incomplete option ", argv[optind - 1]);
         }
     }
     int left = argc - optind;
-    if (left < 1 || left > 2)
-        return usage_error("%s", left ? "more than SOURCE and MOUNTPOINT" : "no mount point");
+    if (left < 1)
+        return usage_error("no MOUNTPOINT", "");
+    if (left > 2)
+        return usage_error("more than SOURCE and MOUNTPOINT: ", argv[optind + 2]);
     a->source = left == 2 ? argv[optind] : NULL;
     a->mountpoint = argv[argc - 1];
     return -1;
 }
 
+/* 0, or the exit code after saying what is wrong. */
 static int settings(const struct arguments *a, struct config *config)
 {
     _cleanup_free_ char *why = NULL, *file = NULL;
     for (unsigned i = 0; i < a->option_count && !file; i++)
         file = config_file_option(a->options[i]);
-    int err = config_load(config, file, &why);
+    int err = config_load(config, file, &why), code = err ? EXIT_CONFIG : EXIT_USAGE;
     for (unsigned i = 0; i < a->option_count && !err; i++)
         err = config_mount_options(config, a->options[i], &why);
     if (!err && a->source)
@@ -113,7 +115,7 @@ static int settings(const struct arguments *a, struct config *config)
     if (!err)
         return 0;
     log_error("%s", why ? why : strerror(-err));
-    return -1;
+    return code;
 }
 
 static bool is_mounted(const char *path)
@@ -174,8 +176,7 @@ static int choose_session(struct config *config)
 static int check_endpoint(const struct config *config)
 {
     const char *why;
-    if (strcmp(config->endpoint, "local") == 0 ||
-        http_url_check(config->endpoint, NULL, &why) == 0)
+    if (strcmp(config->endpoint, "local") == 0 || http_url_check(config->endpoint, NULL, &why) == 0)
         return 0;
     log_error("pool %s: %s", config->endpoint, why);
     return -1;
@@ -193,8 +194,8 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     struct config config = {0};
-    if (settings(&a, &config))
-        return EXIT_CONFIG;
+    if ((code = settings(&a, &config)))
+        return code;
     enum log_level level;
     if (config.log_level && log_level_parse(config.log_level, &level) == 0)
         log_set_level(level);

@@ -29,8 +29,7 @@ struct notifier {
 static void free_notices(struct notice *list)
 {
     struct notice *n, *next;
-    LL_FOREACH_SAFE(list, n, next)
-    {
+    LL_FOREACH_SAFE (list, n, next) {
         free(n->name);
         free(n);
     }
@@ -40,8 +39,7 @@ static int send_batch(void *arg)
 {
     struct batch *b = arg;
     struct notice *n;
-    LL_FOREACH(b->notices, n)
-    {
+    LL_FOREACH (b->notices, n) {
         if (n->name)
             fuse_lowlevel_notify_inval_entry(b->fuse, n->id, n->name, strlen(n->name));
         else
@@ -64,8 +62,7 @@ static int send_pending(struct notifier *n, void (*done)(void *arg), void *arg)
     struct batch *b = calloc(1, sizeof *b);
     if (!b)
         return -ENOMEM;
-    *b = (struct batch){
-        .fuse = n->mount->fuse, .notices = n->pending, .done = done, .arg = arg};
+    *b = (struct batch){.fuse = n->mount->fuse, .notices = n->pending, .done = done, .arg = arg};
     int err = loop_work(n->mount->loop, send_batch, batch_sent, b);
     if (err)
         free(b);

@@ -48,8 +48,7 @@ static struct request *begin_named(fuse_req_t req, fuse_ino_t parent, const char
     return r;
 }
 
-static void fill_entry(const struct mount *m, const struct inode *inode,
-                       struct fuse_entry_param *e)
+static void fill_entry(const struct mount *m, const struct inode *inode, struct fuse_entry_param *e)
 {
     *e = (struct fuse_entry_param){.ino = inode->id};
     store_stat(inode, &e->attr);
@@ -97,8 +96,8 @@ static int step_lookup(struct request *r)
     struct inode *inode;
     int err = store_lookup(r->mount->store, &r->waiter, r->inode, r->name, &inode);
     if (err == -ENOENT) {
-        struct fuse_entry_param none = {
-            .entry_timeout = (double)r->mount->config->attr_timeout_ms / 1000};
+        struct fuse_entry_param none = {.entry_timeout =
+                                            (double)r->mount->config->attr_timeout_ms / 1000};
         fuse_reply_entry(r->req, &none);
         return 0;
     }
@@ -251,8 +250,7 @@ static int take_snapshot(struct mount *m, struct dir_handle *h, struct inode *di
     if (!h->entries)
         return -ENOMEM;
     struct inode *child, *next;
-    HASH_ITER(by_name, dir->children, child, next)
-    {
+    HASH_ITER (by_name, dir->children, child, next) {
         inode_pin(child);
         h->entries[h->count++] = child;
     }
@@ -464,8 +462,8 @@ static int step_read(struct request *r)
 {
     int fd;
     size_t available;
-    int err = store_read(r->mount->store, &r->waiter, r->inode, r->offset, r->size, &fd,
-                         &available);
+    int err =
+        store_read(r->mount->store, &r->waiter, r->inode, r->offset, r->size, &fd, &available);
     if (err)
         return err;
     struct fuse_bufvec data = FUSE_BUFVEC_INIT(available);
@@ -493,8 +491,8 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 
 static int step_write(struct request *r)
 {
-    int err = store_write(r->mount->store, &r->waiter, r->inode, r->offset, r->data.data,
-                          r->data.len);
+    int err =
+        store_write(r->mount->store, &r->waiter, r->inode, r->offset, r->data.data, r->data.len);
     if (err)
         return err;
     fuse_reply_write(r->req, r->data.len);
@@ -608,8 +606,8 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 static int step_mkdir(struct request *r)
 {
     struct inode *inode;
-    int err = store_mkdir(r->mount->store, &r->waiter, r->inode, r->name, r->mode, &r->change,
-                          &inode);
+    int err =
+        store_mkdir(r->mount->store, &r->waiter, r->inode, r->name, r->mode, &r->change, &inode);
     return err ? err : reply_made(r, inode);
 }
 
@@ -733,10 +731,10 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
-    conn->want |= conn->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_PARALLEL_DIROPS |
-                                   FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
-                                   FUSE_CAP_ASYNC_READ | FUSE_CAP_AUTO_INVAL_DATA |
-                                   FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+    conn->want |=
+        conn->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
+                         FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_READ |
+                         FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
     /* Requests are read into memory: what must wait could not stay in a pipe. */
     conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_WRITEBACK_CACHE);
     conn->max_write = 1 << 20;

@@ -6,7 +6,7 @@
 #include <utlist.h>
 
 enum {
-    GRACE_MS = 200,         /* runtimes such as Go's interrupt all the time: most answers come first */
+    GRACE_MS = 200, /* runtimes such as Go's interrupt all the time: most answers come first */
     CHANGE_GRACE_MS = 1000, /* what changes the server is better answered by its result */
 };
 

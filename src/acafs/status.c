@@ -87,8 +87,8 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
 static void metric(struct buf *out, const char *type, const char *name, const char *help,
                    double value)
 {
-    buf_addf(out, "# HELP acafs_%s %s\n# TYPE acafs_%s %s\nacafs_%s %.17g\n", name, help, name, type,
-             name, value);
+    buf_addf(out, "# HELP acafs_%s %s\n# TYPE acafs_%s %s\nacafs_%s %.17g\n", name, help, name,
+             type, name, value);
 }
 
 int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)

@@ -82,8 +82,7 @@ static struct change *change_new(struct store *s, enum change_kind kind, struct 
 bool store_changing(const struct store *s, const struct inode *inode)
 {
     const struct change *c;
-    DL_FOREACH(s->change_list, c)
-    {
+    DL_FOREACH (s->change_list, c) {
         if (!c->done && ((c->inode && inode_below(inode, c->inode)) ||
                          (c->other && inode_below(inode, c->other))))
             return true;
@@ -94,8 +93,7 @@ bool store_changing(const struct store *s, const struct inode *inode)
 void store_changes_free(struct store *s)
 {
     struct change *c, *next;
-    DL_FOREACH_SAFE(s->change_list, c, next)
-    {
+    DL_FOREACH_SAFE (s->change_list, c, next) {
         change_free(c);
     }
 }
@@ -282,9 +280,8 @@ int store_unlink(struct store *s, struct waiter *w, struct inode *dir, const cha
     if (!inode->on_server)
         return done_here(c);
     _cleanup_buf_ struct buf path = {0};
-    struct session_call *call = inode_path(inode, &path)
-                                    ? session_unlink(s->session, path.data, change_done, c)
-                                    : NULL;
+    struct session_call *call =
+        inode_path(inode, &path) ? session_unlink(s->session, path.data, change_done, c) : NULL;
     return called(c, call, change, w);
 }
 
@@ -300,8 +297,7 @@ int store_rmdir(struct store *s, struct waiter *w, struct inode *dir, const char
     if (!S_ISDIR(inode->mode))
         return -ENOTDIR;
     struct inode *child, *next;
-    HASH_ITER(by_name, inode->children, child, next)
-    {
+    HASH_ITER (by_name, inode->children, child, next) {
         if (!child->on_server || store_file_dirty(child))
             return -ENOTEMPTY;
     }

@@ -15,8 +15,8 @@
 #include "util/text.h"
 
 enum {
-    RETRY_MS = 15000,     /* a file whose upload failed is tried again after this */
-    RESERVED_FDS = 128,   /* of the process's limit, for everything but content */
+    RETRY_MS = 15000,   /* a file whose upload failed is tried again after this */
+    RESERVED_FDS = 128, /* of the process's limit, for everything but content */
 };
 
 static void send_file(struct file *);
@@ -83,8 +83,7 @@ static int make_room(struct store *s, const struct file *keep, uint64_t more)
 {
     size_t fds = fd_budget();
     struct file *f, *next;
-    DL_FOREACH_SAFE(s->files, f, next)
-    {
+    DL_FOREACH_SAFE (s->files, f, next) {
         if (s->cached_bytes + more <= s->options.cache_size && s->cached_files < fds)
             return 0;
         if (f != keep && !f->opens && f->state == FILE_WHOLE && !f->waiting.head)
@@ -335,8 +334,8 @@ static void send_file(struct file *f)
     f->sending = f->written;
     s->uploads++;
     s->uploading++;
-    f->upload = session_upload(s->session, path.data, f->fd, (uint64_t)f->inode->size, upload_done,
-                               f);
+    f->upload =
+        session_upload(s->session, path.data, f->fd, (uint64_t)f->inode->size, upload_done, f);
     if (!f->upload)
         upload_ended(f, -ENOMEM);
 }
@@ -346,8 +345,7 @@ static void retry_uploads(void *arg)
     struct store *s = arg;
     struct file *f;
     bool later = false;
-    DL_FOREACH(s->files, f)
-    {
+    DL_FOREACH (s->files, f) {
         if (f->written == f->saved || !f->error || f->upload || !f->inode->parent)
             continue;
         if (store_changing(s, f->inode))
@@ -393,8 +391,7 @@ int store_sync(struct store *s, struct waiter *w)
     waiter_take_error(w);
     struct file *f;
     bool busy = false;
-    DL_FOREACH(s->files, f)
-    {
+    DL_FOREACH (s->files, f) {
         if (f->written == f->saved || !f->inode->parent)
             continue;
         if (f->error && !f->upload && f->failed_ms >= w->born)
@@ -417,8 +414,7 @@ int store_uploads_below(struct store *s, struct waiter *w, struct inode *inode)
     struct file *f;
     if (s->uploading == 0)
         return 0;
-    DL_FOREACH(s->files, f)
-    {
+    DL_FOREACH (s->files, f) {
         if (f->upload && inode_below(f->inode, inode)) {
             waitq_park(&s->changed, w);
             return STORE_WAIT;
@@ -591,8 +587,7 @@ void store_each_pending(struct store *s, void (*fn)(void *arg, const struct stor
                         void *arg)
 {
     const struct file *f;
-    DL_FOREACH(s->files, f)
-    {
+    DL_FOREACH (s->files, f) {
         if (f->written == f->saved || !f->inode->parent)
             continue;
         const struct store_pending p = {.inode = f->inode,

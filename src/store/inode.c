@@ -63,12 +63,10 @@ int inode_table_init(struct inode_table *t, uid_t uid, gid_t gid, mode_t umask)
 void inode_table_free(struct inode_table *t)
 {
     struct inode *inode, *next;
-    HASH_ITER(by_id, t->by_id, inode, next)
-    {
+    HASH_ITER (by_id, t->by_id, inode, next) {
         HASH_CLEAR(by_name, inode->children);
     }
-    HASH_ITER(by_id, t->by_id, inode, next)
-    {
+    HASH_ITER (by_id, t->by_id, inode, next) {
         free_inode(t, inode);
     }
     *t = (struct inode_table){0};

@@ -48,8 +48,8 @@ struct inode {
     mode_t mode;         /* with the type */
     uid_t uid;
     gid_t gid;
-    bool on_server;      /* the server has something under this name */
-    bool own_mode;       /* mode was set here: listings do not change it */
+    bool on_server; /* the server has something under this name */
+    bool own_mode;  /* mode was set here: listings do not change it */
 };
 
 struct inode_table {

@@ -48,8 +48,8 @@ struct file {
     struct store *store;
     struct inode *inode;
     enum file_state state;
-    int fd;          /* nameless file in the cache directory; -1 while ABSENT */
-    uint64_t bytes;  /* counted against the cache's size */
+    int fd;         /* nameless file in the cache directory; -1 while ABSENT */
+    uint64_t bytes; /* counted against the cache's size */
     unsigned opens;
 
     struct session_call *download;
@@ -61,12 +61,12 @@ struct file {
     struct waitq waiting;   /* for bytes */
 
     struct session_call *upload;
-    uint64_t written;   /* counts changes of the content */
-    uint64_t saved;     /* `written` of what the server has */
-    uint64_t sending;   /* `written` of what is being sent */
-    unsigned tries;     /* failed uploads in a row */
-    int error;          /* of the last upload */
-    int64_t failed_ms;  /* when that was */
+    uint64_t written;  /* counts changes of the content */
+    uint64_t saved;    /* `written` of what the server has */
+    uint64_t sending;  /* `written` of what is being sent */
+    unsigned tries;    /* failed uploads in a row */
+    int error;         /* of the last upload */
+    int64_t failed_ms; /* when that was */
     struct waitq flushing;
 };
 
@@ -84,22 +84,22 @@ struct store {
     bool no_tree;                /* this pool can't list recursively */
     bool hidden_patience_over;   /* plain directories wait no longer for `hidden` */
     struct loop_timer patience;
-    int64_t stale_ms;  /* listings asked before this are no news */
-    uint32_t epoch;    /* numbers listings for inode.seen */
+    int64_t stale_ms; /* listings asked before this are no news */
+    uint32_t epoch;   /* numbers listings for inode.seen */
     size_t hidden_names;
-    int away;          /* -errno while the pool does not answer */
+    int away; /* -errno while the pool does not answer */
     int64_t away_until;
-    unsigned listings;           /* under way */
-    struct grave *graves;        /* while there are any */
+    unsigned listings;    /* under way */
+    struct grave *graves; /* while there are any */
 
     struct file *files;
     uint64_t cached_bytes;
     size_t cached_files;
     unsigned uploading;
     struct loop_timer retry;
-    struct waitq idle;     /* store_sync: woken when an upload ends */
-    unsigned changes;      /* under way */
-    struct waitq changed;  /* woken when a change ends */
+    struct waitq idle;    /* store_sync: woken when an upload ends */
+    unsigned changes;     /* under way */
+    struct waitq changed; /* woken when a change ends */
     struct change *change_list;
 
     struct session_space space;

@@ -14,7 +14,7 @@
 #include "util/text.h"
 
 enum {
-    TREE_MAX_ENTRIES = 5000,  /* larger trees are listed a directory at a time, once known */
+    TREE_MAX_ENTRIES = 5000, /* larger trees are listed a directory at a time, once known */
     HIDDEN_MAX_ENTRIES = 2000,
     HIDDEN_PATIENCE_MS = 3000,
     AWAY_MS = 2000, /* how long a pool that did not answer is not asked again */
@@ -35,8 +35,7 @@ bool version_same(const struct version *a, const struct version *b)
     if (a->mtime.tv_nsec < 0 || b->mtime.tv_nsec < 0)
         return true;
     /* Answers of one server may carry 7 or 9 digits of one time. */
-    return a->mtime.tv_sec == b->mtime.tv_sec &&
-           labs(a->mtime.tv_nsec - b->mtime.tv_nsec) < 1000;
+    return a->mtime.tv_sec == b->mtime.tv_sec && labs(a->mtime.tv_nsec - b->mtime.tv_nsec) < 1000;
 }
 
 static bool is_unreachable(int err)
@@ -62,8 +61,7 @@ static bool is_buried(const struct store *s, const struct inode *dir, const char
                       uint64_t asked_clock)
 {
     const struct grave *g;
-    DL_FOREACH(s->graves, g)
-    {
+    DL_FOREACH (s->graves, g) {
         if (g->clock > asked_clock && g->dir_id == dir->id && strcmp(g->name, name) == 0)
             return true;
     }
@@ -73,8 +71,7 @@ static bool is_buried(const struct store *s, const struct inode *dir, const char
 static void clear_graves(struct store *s)
 {
     struct grave *g, *next;
-    DL_FOREACH_SAFE(s->graves, g, next)
-    {
+    DL_FOREACH_SAFE (s->graves, g, next) {
         DL_DELETE(s->graves, g);
         free(g->name);
         free(g);
@@ -263,8 +260,7 @@ static void sweep(struct merge *m, struct inode *dir, covers_fn *covers, bool de
 {
     struct store *s = m->store;
     struct inode *child, *next;
-    HASH_ITER(by_name, dir->children, child, next)
-    {
+    HASH_ITER (by_name, dir->children, child, next) {
         if (child->seen != s->epoch && !ours_is_newer(m, child)) {
             _cleanup_buf_ struct buf path = {0};
             if (inode_path(child, &path) && covers(s, child, path.data)) {
@@ -303,8 +299,7 @@ static void end_listing(struct store *s, struct listing_state *state, int err)
         s->away = 0;
     } else if (is_unreachable(err)) {
         if (!s->away)
-            log_warning("the pool does not answer (%s): showing what is known",
-                        strerror(-err));
+            log_warning("the pool does not answer (%s): showing what is known", strerror(-err));
         s->away = err;
         s->away_until = clock_ms() + AWAY_MS;
     }
@@ -350,7 +345,8 @@ static void hidden_listed(void *arg, const struct session_error *e,
         merge_listing(s, s->inodes.root, r->listing, &s->hidden, covered_by_hidden, true);
         s->hidden.count = r->listing->count;
     } else {
-        log_info("hidden names could not be listed: %s", e->message ? e->message : strerror(-e->err));
+        log_info("hidden names could not be listed: %s",
+                 e->message ? e->message : strerror(-e->err));
     }
     end_listing(s, &s->hidden, e->err);
     waitq_wake(&s->wakeup, &s->hidden_settled, 0);
@@ -365,7 +361,8 @@ static void dir_listed(void *arg, const struct session_error *e,
     inode_pin(inode);
     if (!e->err) {
         _cleanup_buf_ struct buf path = {0};
-        bool plain = inode_child_path(inode, "x", &path) && session_path_plain(s->session, path.data);
+        bool plain =
+            inode_child_path(inode, "x", &path) && session_path_plain(s->session, path.data);
         merge_listing(s, inode, r->listing, &d->listing, plain ? covered_by_files : covered_by_own,
                       false);
         d->listing.count = r->listing->count;
@@ -436,8 +433,8 @@ static bool dir_is_plain(const struct store *s, const struct inode *dir)
 /* When the news on a directory's content was asked for; 0: never, or it is known to be old. */
 static int64_t news_ms(const struct store *s, const struct inode *dir, bool plain)
 {
-    int64_t at = plain ? (s->no_tree && dir != s->inodes.root ? 0 : s->tree.listed_ms)
-                       : s->hidden.listed_ms;
+    int64_t at =
+        plain ? (s->no_tree && dir != s->inodes.root ? 0 : s->tree.listed_ms) : s->hidden.listed_ms;
     if (dir->dir && dir->dir->listing.listed_ms > at)
         at = dir->dir->listing.listed_ms;
     return at > s->stale_ms ? at : 0;

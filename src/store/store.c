@@ -75,8 +75,7 @@ static bool is_reserved(const char *name)
     static const char *const prefixes[] = {"acafs-stage-", "acafs-part-", "acafs-job-"};
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         size_t len = strlen(prefixes[i]);
-        if (strncmp(name, prefixes[i], len) == 0 &&
-            strspn(name + len, "0123456789abcdef") >= 16)
+        if (strncmp(name, prefixes[i], len) == 0 && strspn(name + len, "0123456789abcdef") >= 16)
             return true;
     }
     return strcmp(name, ".acafs") == 0;
@@ -97,7 +96,9 @@ void store_stat(const struct inode *inode, struct stat *st)
     *st = (struct stat){
         .st_ino = inode->id,
         .st_mode = inode->mode,
-        .st_nlink = S_ISDIR(inode->mode) ? 2 : inode->parent ? 1 : 0,
+        .st_nlink = S_ISDIR(inode->mode) ? 2
+                    : inode->parent      ? 1
+                                         : 0,
         .st_uid = inode->uid,
         .st_gid = inode->gid,
         .st_size = inode->size > 0 ? inode->size : 0,
@@ -175,8 +176,7 @@ void store_get_stats(const struct store *s, struct store_stats *out)
         .away = s->away,
     };
     const struct file *f;
-    DL_FOREACH(s->files, f)
-    {
+    DL_FOREACH (s->files, f) {
         if (f->written != f->saved && f->inode->parent) {
             out->dirty_files++;
             out->dirty_bytes += (uint64_t)f->inode->size;

@@ -74,14 +74,14 @@ void store_stat(const struct inode *, struct stat *);
 int store_open(struct store *, struct inode *, bool trunc, bool *keep);
 void store_close(struct store *, struct inode *);
 /* A new regular file, open, which the server hears of at its first flush. */
-int store_create(struct store *, struct waiter *, struct inode *dir, const char *name,
-                 mode_t mode, struct inode **out);
+int store_create(struct store *, struct waiter *, struct inode *dir, const char *name, mode_t mode,
+                 struct inode **out);
 /* Waits until [offset, offset + len) can be read, as far as the file reaches: *fd is borrowed
  * until the next call, *available the bytes there (0 at the end). */
 int store_read(struct store *, struct waiter *, struct inode *, uint64_t offset, size_t len,
                int *fd, size_t *available);
-int store_write(struct store *, struct waiter *, struct inode *, uint64_t offset,
-                const void *data, size_t len);
+int store_write(struct store *, struct waiter *, struct inode *, uint64_t offset, const void *data,
+                size_t len);
 int store_truncate(struct store *, struct waiter *, struct inode *, uint64_t size);
 /* Waits until everything written before the first call is on the server; *ticket starts at 0. */
 int store_flush(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
@@ -119,7 +119,7 @@ struct store_pending {
     bool uploading;
 };
 struct store_stats {
-    size_t inodes, hidden;   /* hidden: names listings held that Linux can't show */
+    size_t inodes, hidden; /* hidden: names listings held that Linux can't show */
     uint64_t cached_bytes;
     size_t cached_files;
     size_t dirty_files;

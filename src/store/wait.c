@@ -55,8 +55,7 @@ void waitq_wake(struct wakeup *wakeup, struct waitq *q, int err)
     if (!q->head)
         return;
     struct waiter *w;
-    DL_FOREACH(q->head, w)
-    {
+    DL_FOREACH (q->head, w) {
         w->on = NULL;
         w->err = err;
     }
