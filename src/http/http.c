@@ -10,6 +10,7 @@
 
 #include <utlist.h>
 
+#include "http/pin.h"
 #include "http/retry.h"
 #include "util/cleanup.h"
 #include "util/log.h"
@@ -91,13 +92,21 @@ static void attempt_ended(struct http_call *, CURLcode);
 
 /* --- the life of a call */
 
+static void wipe_headers(struct curl_slist *list)
+{
+    for (struct curl_slist *line = list; line; line = line->next)
+        explicit_bzero(line->data, strlen(line->data));
+    curl_slist_free_all(list);
+}
+
 static void free_attempt(struct http_call *c)
 {
     if (c->easy) {
         struct http *h = c->http;
         curl_multi_remove_handle(loop_multi(h->loop), c->easy);
         curl_easy_reset(c->easy);
-        if (h->spare_count < SPARE_HANDLES)
+        /* curl keeps the last bytes received in the handle; one that saw a secret is not kept. */
+        if (h->spare_count < SPARE_HANDLES && !c->request.secret)
             h->spare[h->spare_count++] = c->easy;
         else
             curl_easy_cleanup(c->easy);
@@ -105,9 +114,7 @@ static void free_attempt(struct http_call *c)
     }
     curl_mime_free(c->mime);
     c->mime = NULL;
-    for (struct curl_slist *line = c->sent_headers; line; line = line->next)
-        explicit_bzero(line->data, strlen(line->data));
-    curl_slist_free_all(c->sent_headers);
+    wipe_headers(c->sent_headers);
     c->sent_headers = NULL;
 }
 
@@ -172,13 +179,19 @@ static void call_free(struct http_call *c)
     loop_timer_stop(&c->idle);
     free_attempt(c);
     drop_token(c);
-    curl_slist_free_all(c->headers);
+    wipe_headers(c->headers);
+    if (c->request.secret && c->data_copy)
+        explicit_bzero(c->data_copy, c->request.len);
+    free((char *)c->request.thumbprint);
     free((char *)c->request.url);
     free((char *)c->request.unix_socket);
     free((char *)c->request.content_type);
     free((char *)c->request.part_name);
     free(c->data_copy);
-    buf_free(&c->body);
+    if (c->request.secret)
+        buf_wipe(&c->body);
+    else
+        buf_free(&c->body);
     free(c);
 }
 
@@ -247,6 +260,14 @@ static void next_waiting(struct http *h)
 {
     while (h->waiting && h->active_count < h->options.max_transfers)
         start_attempt(h->waiting);
+}
+
+static void admit(struct http_call *c)
+{
+    if (c->request.secret)
+        start_attempt(c);
+    else
+        next_waiting(c->http);
 }
 
 /* --- curl's callbacks */
@@ -445,8 +466,14 @@ static void set_common(struct http_call *c)
     const char *ca = getenv("SSL_CERT_FILE");
     if (ca && *ca)
         curl_easy_setopt(e, CURLOPT_CAINFO, ca);
+    if (c->request.thumbprint)
+        http_pin(e, c->request.thumbprint);
+    if (c->request.secret)
+        curl_easy_setopt(e, CURLOPT_FORBID_REUSE, 1L);
     if (c->request.unix_socket) {
         curl_easy_setopt(e, CURLOPT_UNIX_SOCKET_PATH, c->request.unix_socket);
+        curl_easy_setopt(e, CURLOPT_PROXY, "");
+    } else if (c->request.metadata) {
         curl_easy_setopt(e, CURLOPT_PROXY, "");
     } else {
         curl_easy_setopt(e, CURLOPT_NOPROXY, "localhost,127.0.0.1,::1,169.254.169.254");
@@ -608,7 +635,7 @@ static void back_to_queue(void *arg)
 {
     struct http_call *c = arg;
     enter(c, CALL_WAITING);
-    next_waiting(c->http);
+    admit(c);
 }
 
 static bool try_again(struct http_call *c)
@@ -725,6 +752,7 @@ static int copy_request(struct http_call *c, const struct http_request *r)
     c->request.unix_socket = r->unix_socket ? strdup(r->unix_socket) : NULL;
     c->request.content_type = r->content_type ? strdup(r->content_type) : NULL;
     c->request.part_name = r->part_name ? strdup(r->part_name) : NULL;
+    c->request.thumbprint = r->thumbprint ? strdup(r->thumbprint) : NULL;
     c->request.headers = NULL;
     if (!r->max_body)
         c->request.max_body = DEFAULT_MAX_BODY;
@@ -739,7 +767,8 @@ static int copy_request(struct http_call *c, const struct http_request *r)
     }
     int err = !c->request.url || (r->unix_socket && !c->request.unix_socket) ||
               (r->content_type && !c->request.content_type) ||
-              (r->part_name && !c->request.part_name) || (from_memory && !c->data_copy);
+              (r->part_name && !c->request.part_name) ||
+              (r->thumbprint && !c->request.thumbprint) || (from_memory && !c->data_copy);
     for (const char *const *line = r->headers; line && *line && !err; line++)
         err = add_header(&c->headers, *line);
     return err ? -ENOMEM : 0;
@@ -763,7 +792,8 @@ struct http_call *http_start(struct http *h, const struct http_request *r)
     }
     h->stats.requests++;
     const char *why;
-    if (http_url_check(r->url, r->unix_socket, &why)) {
+    if (r->metadata ? http_metadata_check(r->url, &why)
+                    : http_url_check(r->url, r->unix_socket, &why)) {
         snprintf(c->why, sizeof c->why, "%s", why);
         end_call(c, -EPROTO);
         return c;
@@ -772,7 +802,7 @@ struct http_call *http_start(struct http *h, const struct http_request *r)
         c->deadline_at = clock_ms() + r->deadline_ms;
         loop_timer_set(&c->deadline, r->deadline_ms);
     }
-    next_waiting(h);
+    admit(c);
     return c;
 }
 

@@ -91,6 +91,15 @@ struct http_request {
     int64_t idle_ms;                   /* 0: the default of http_options */
     size_t max_body;                   /* largest body kept in memory; 0: 64 MiB */
 
+    /* For requests that fetch tokens (credential/). */
+    bool secret;   /* it or its answer holds secrets: every copy is wiped and its connection closed.
+                      Starts at once, whatever max_transfers says: the calls that hold the places may
+                      be waiting for the token it brings */
+    bool metadata; /* asks a service of this machine or of its host: no proxy, and plain http is
+                      allowed to link-local and private addresses too (http_metadata_check) */
+    const char *thumbprint; /* SHA-1 or SHA-256 in hex of the one certificate that is accepted,
+                               whoever signed it; NULL: the usual authorities. Copied */
+
     /* Optional streaming of a 2xx body. on_head runs at the headers of each attempt that
      * was answered 2xx; a retry after bytes were given out calls it again, and the taker
      * starts over. Each returns 0, or -errno to end the request with that error. */
@@ -118,6 +127,8 @@ const char *http_header(struct http_call *, const char *name);
 /* Whether a URL may be used at all: https, or http to loopback (or with a Unix socket).
  * 0, or -EINVAL with *why (a literal) saying what is wrong. */
 int http_url_check(const char *url, const char *unix_socket, const char **why);
+/* The same for a metadata service: plain http also to link-local and private addresses. */
+int http_metadata_check(const char *url, const char **why);
 /* Same scheme, host and port: whether a token for one may go to the other. */
 bool http_same_origin(const char *a, const char *b);
 

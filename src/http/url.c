@@ -1,6 +1,9 @@
 #include "http/http.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <stdint.h>
 #include <string.h>
 #include <strings.h>
 
@@ -26,7 +29,33 @@ static bool is_loopback(const char *host)
     return dots == 3 && strncmp(host, "127.", 4) == 0;
 }
 
-int http_url_check(const char *url, const char *unix_socket, const char **why)
+/* Addresses that never leave the machine's own network; names are not looked up. */
+static bool is_private(const char *host)
+{
+    struct in_addr four;
+    struct in6_addr six;
+    char bare[INET6_ADDRSTRLEN + 1];
+    if (inet_pton(AF_INET, host, &four) == 1) {
+        uint32_t a = ntohl(four.s_addr);
+        return a >> 16 == 0xa9fe || a >> 24 == 10 || a >> 20 == 0xac1 || a >> 16 == 0xc0a8;
+    }
+    size_t len = strlen(host);
+    if (len < 4 || len - 2 >= sizeof bare || *host != '[' || host[len - 1] != ']')
+        return false;
+    memcpy(bare, host + 1, len - 2);
+    bare[len - 2] = '\0';
+    return inet_pton(AF_INET6, bare, &six) == 1 &&
+           (IN6_IS_ADDR_LINKLOCAL(&six) || (six.s6_addr[0] & 0xfe) == 0xfc);
+}
+
+enum plain { PLAIN_LOOPBACK, PLAIN_PRIVATE, PLAIN_ANY };
+
+static bool plain_allowed(enum plain plain, const char *host)
+{
+    return plain == PLAIN_ANY || is_loopback(host) || (plain == PLAIN_PRIVATE && is_private(host));
+}
+
+static int url_check(const char *url, enum plain plain, const char **why)
 {
     CURLU *u = curl_url();
     *why = "not a URL that can be used";
@@ -43,8 +72,10 @@ int http_url_check(const char *url, const char *unix_socket, const char **why)
         *why = "the URL must begin with https://";
     else if (user || password)
         *why = "the URL must not hold a user name or password";
-    else if (!https && !unix_socket && !is_loopback(host))
-        *why = "plain http:// is for loopback addresses only: use https://";
+    else if (!https && !plain_allowed(plain, host))
+        *why = plain == PLAIN_PRIVATE
+                   ? "plain http:// is for loopback, link-local and private addresses only"
+                   : "plain http:// is for loopback addresses only: use https://";
     else
         *why = NULL;
     curl_free(scheme);
@@ -53,6 +84,16 @@ int http_url_check(const char *url, const char *unix_socket, const char **why)
     curl_free(password);
     curl_url_cleanup(u);
     return *why ? -EINVAL : 0;
+}
+
+int http_url_check(const char *url, const char *unix_socket, const char **why)
+{
+    return url_check(url, unix_socket ? PLAIN_ANY : PLAIN_LOOPBACK, why);
+}
+
+int http_metadata_check(const char *url, const char **why)
+{
+    return url_check(url, PLAIN_PRIVATE, why);
 }
 
 static bool same_part(CURLU *a, CURLU *b, CURLUPart part, unsigned flags)
