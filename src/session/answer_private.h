@@ -1,0 +1,19 @@
+/* What the files of answer.c share. */
+#ifndef ACAFS_SESSION_ANSWER_PRIVATE_H
+#define ACAFS_SESSION_ANSWER_PRIVATE_H
+
+#include "session/answer.h"
+
+enum { MESSAGE_LIMIT = 500, CODE_LIMIT = 100 };
+
+/* Parses the body of a 2xx answer: 0, or fills error (the service's, or -EPROTO). */
+int answer_document(const struct answer *, cJSON **out, struct session_error *);
+/* Fills error with -EPROTO and a literal of ours; returns -EPROTO. */
+int answer_nonsense(struct session_error *, const char *message);
+int answer_no_memory(struct session_error *);
+/* A copy fit for a terminal, NULL for NULL, "" and when out of memory. */
+char *answer_line(const char *text, size_t limit);
+/* The error object of a document, in either of its places, or NULL. */
+const cJSON *answer_error_object(const cJSON *document);
+
+#endif
