@@ -68,14 +68,11 @@ static int choose(struct chain *c, struct settings *s, char **why)
 
 /* --- the walk */
 
-static void forget(struct chain *c)
+static void forget(struct chain *c, int i)
 {
-    for (int i = 0; i < LINKS; i++) {
-        free(c->places[i].why);
-        c->places[i].why = NULL;
-        c->places[i].state = CREDENTIAL_UNTRIED;
-    }
-    c->err = -EACCES;
+    free(c->places[i].why);
+    c->places[i].why = NULL;
+    c->places[i].state = CREDENTIAL_UNTRIED;
 }
 
 static void end(struct chain *c, struct outcome *o)
@@ -85,19 +82,22 @@ static void end(struct chain *c, struct outcome *o)
     done(c->arg, o);
 }
 
+/* Whether place i says it all: it ended the walk, or it was asked alone. */
+static bool has_last_word(const struct chain *c, int i)
+{
+    const struct place *p = &c->places[i];
+    if (c->settings->alone)
+        return c->kept >= 0 ? i == c->kept : p->takes_part;
+    return p->state == CREDENTIAL_FAILED && !order[i]->developer;
+}
+
 static void end_without(struct chain *c)
 {
     _cleanup_buf_ struct buf why = {0};
     struct outcome o = {.verdict = TOKEN_UNAVAILABLE, .err = c->err};
-    for (int i = 0; i < LINKS; i++) {
-        const struct place *p = &c->places[i];
-        bool last_word = (p->state == CREDENTIAL_FAILED && !order[i]->developer) ||
-                         (p->why && c->settings->alone);
-        if (last_word) {
-            o.verdict = TOKEN_FAILED;
-            buf_addf(&why, "%s: %s", order[i]->name, p->why);
-            break;
-        }
+    for (int i = 0; i < LINKS && !why.len; i++) {
+        if (c->places[i].why && has_last_word(c, i))
+            buf_addf(&why, "%s: %s", order[i]->name, c->places[i].why);
     }
     if (!why.len)
         buf_adds(&why, "no credential gave a token: `acafs login-check` shows why");
@@ -145,8 +145,10 @@ void chain_start(struct chain *c, outcome_fn *done, void *arg)
 {
     c->done = done;
     c->arg = arg;
-    forget(c);
+    c->err = -EACCES;
     c->at = c->kept >= 0 ? c->kept : 0;
+    for (int i = c->at; i < LINKS; i++)
+        forget(c, i);
     loop_timer_set(&c->step, 0);
 }
 
@@ -176,7 +178,8 @@ void chain_free(struct chain *c)
     if (c->asking)
         order[c->at]->cancel(c->asking);
     loop_timer_stop(&c->step);
-    forget(c);
+    for (int i = 0; i < LINKS; i++)
+        forget(c, i);
     free(c);
 }
 
