@@ -105,8 +105,9 @@ static int read_pkcs12(struct certificate *c, BIO *in, const char *password, con
     int opened = open_pkcs12(c, p12, password) || (!password && open_pkcs12(c, p12, ""));
     if (!opened && PKCS12_verify_mac(p12, password ? password : "", -1)) {
         /* The password is right, so it is the cipher: RC2, as Windows writes. */
-        OSSL_PROVIDER_try_load(NULL, "legacy", 1);
+        OSSL_PROVIDER *legacy = OSSL_PROVIDER_try_load(NULL, "legacy", 1);
         opened = open_pkcs12(c, p12, password ? password : "");
+        OSSL_PROVIDER_unload(legacy);
         *why = "is encrypted in a way that OpenSSL no longer reads";
     } else if (!opened) {
         *why = password ? "does not open with its password" : "needs a password";

@@ -239,6 +239,8 @@ int main(int argc, char **argv)
     loop_free(d.loop);
     secret_free(d.last);
     buf_free(&d.line);
+    if (d.expected)
+        cJSON_Delete(d.reply); /* those who asked were forgotten */
     curl_global_cleanup();
     return code;
 }
