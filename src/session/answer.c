@@ -90,6 +90,8 @@ static int read_entry(const cJSON *item, bool cut, struct entry *out)
         return -EINVAL;
     if (type && strcasecmp(type, "directory") == 0)
         out->kind = ENTRY_DIRECTORY;
+    else if (type && strcmp(type, "symlink") == 0 && json_string(item, "target"))
+        out->kind = ENTRY_SYMLINK; /* only the helper tells */
     else if (type && strcasecmp(type, "file") != 0)
         return -EINVAL;
 
@@ -97,6 +99,8 @@ static int read_entry(const cJSON *item, bool cut, struct entry *out)
     bool sized = json_uint(item, "sizeInBytes", &size) || json_uint(item, "size", &size);
     out->size = sized && out->kind == ENTRY_FILE ? (int64_t)size : -1;
     const char *time = either(item, "lastModifiedAt", "lastModifiedTime", "last_modified_time");
+    if (!time)
+        time = json_string(item, "mtime"); /* the helper's */
     if (!time || text_parse_time(time, &out->mtime))
         out->mtime = (struct timespec){.tv_nsec = -1};
     const char *directory = json_string(item, "directory");
@@ -105,6 +109,11 @@ static int read_entry(const cJSON *item, bool cut, struct entry *out)
     out->directory = parent_path(directory);
     if (!out->directory)
         return -EINVAL;
+    uint64_t mode;
+    if (json_uint(item, "mode", &mode))
+        out->mode = mode & 07777;
+    if (out->kind == ENTRY_SYMLINK && !(out->target = strdup(json_string(item, "target"))))
+        return -ENOMEM;
     out->name = strdup(name);
     return out->name ? 0 : -ENOMEM;
 }
@@ -157,7 +166,7 @@ static int add_entry(struct listing *out, struct seen **all, struct entry *entry
     return 0;
 }
 
-static int read_entries(const cJSON *array, bool cut, struct listing *out)
+int answer_entries(const cJSON *array, bool cut, struct listing *out)
 {
     int n = cJSON_GetArraySize(array);
     out->entries = calloc((size_t)n + 1, sizeof *out->entries);
@@ -213,7 +222,7 @@ int answer_list(const struct answer *a, const char *base, struct listing *out,
     const cJSON *array = list_array(body, &empty);
     if (!array && !empty)
         return answer_nonsense(e, "the pool's list of files has no list in it");
-    if (array && read_entries(array, has_nul_escape(a), out))
+    if (array && answer_entries(array, has_nul_escape(a), out))
         err = answer_no_memory(e);
     if (!err)
         err = next_page(body, base, out, e);

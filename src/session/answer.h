@@ -30,32 +30,32 @@ enum session_hint { HINT_NONE, HINT_TOKEN, HINT_ROLE, HINT_OTHER_SHAPE, HINT_OTH
 
 /* Why a call failed, for programs and for people. Zero-initialise; free with session_error_free. */
 struct session_error {
-    int err;                /* -errno, by the one table of acafs(8); 0: no error */
-    int status;             /* HTTP status, 0: none */
-    char *code;             /* the service's code, or NULL */
-    char *message;          /* one printable line, or NULL */
+    int err;       /* -errno, by the one table of acafs(8); 0: no error */
+    int status;    /* HTTP status, 0: none */
+    char *code;    /* the service's code, or NULL */
+    char *message; /* one printable line, or NULL */
     enum session_hint hint;
-    char *versions;         /* with HINT_OTHER_VERSION: the api-supported-versions value */
+    char *versions; /* with HINT_OTHER_VERSION: the api-supported-versions value */
 };
 void session_error_free(struct session_error *);
 
 enum entry_kind { ENTRY_FILE, ENTRY_DIRECTORY, ENTRY_SYMLINK };
 
 struct entry {
-    char *name;       /* 1..255 bytes, no '/', not "." or ".."; may hold control characters */
-    char *directory;  /* relative to what was listed, "" for its top, parts joined by '/' */
-    char *target;     /* symlinks: where to; else NULL */
+    char *name;      /* 1..255 bytes, no '/', not "." or ".."; may hold control characters */
+    char *directory; /* relative to what was listed, "" for its top, parts joined by '/' */
+    char *target;    /* symlinks: where to; else NULL */
     enum entry_kind kind;
-    int64_t size;     /* bytes; -1: not known */
+    int64_t size;          /* bytes; -1: not known */
     struct timespec mtime; /* UTC; tv_nsec -1: not known */
-    uint32_t mode;    /* permission bits; 0: not known (only executed helpers tell) */
+    uint32_t mode;         /* permission bits; 0: not known (only executed helpers tell) */
 };
 
 struct listing {
     struct entry *entries;
     size_t count;
-    size_t skipped;  /* entries that a mount must not show */
-    char *next;      /* URL of the next page, same origin as base, or NULL */
+    size_t skipped; /* entries that a mount must not show */
+    char *next;     /* URL of the next page, same origin as base, or NULL */
 };
 void listing_free(struct listing *);
 void entry_free(struct entry *);
@@ -70,9 +70,9 @@ enum execution_state {
 
 struct execution {
     enum execution_state state;
-    char *id;             /* operation id, or NULL */
-    char *out, *err;      /* stdout and stderr, or NULL when the answer had none */
-    cJSON *result;        /* last expression's value; NULL when absent. An image loses base64_data */
+    char *id;        /* operation id, or NULL */
+    char *out, *err; /* stdout and stderr, or NULL when the answer had none */
+    cJSON *result;   /* last expression's value; NULL when absent. An image loses base64_data */
     int64_t milliseconds; /* -1: not known */
     struct buf image;     /* decoded bytes; empty: no image */
     char extension[16];   /* for the image's file name: the format when that is safe, else "img" */

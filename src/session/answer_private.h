@@ -15,5 +15,8 @@ int answer_no_memory(struct session_error *);
 char *answer_line(const char *text, size_t limit);
 /* The error object of a document, in either of its places, or NULL. */
 const cJSON *answer_error_object(const cJSON *document);
+/* The entries of an array as lists and the helper give them: 0 or -ENOMEM, with out to be freed
+ * by listing_free() all the same. cut: the text held a \u0000. */
+int answer_entries(const cJSON *array, bool cut, struct listing *out);
 
 #endif

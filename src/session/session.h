@@ -19,7 +19,7 @@ struct session;
 struct session_call;
 
 struct session_options {
-    const char *endpoint;    /* pool management endpoint URL, with or without trailing '/' or query */
+    const char *endpoint; /* pool management endpoint URL, with or without trailing '/' or query */
     const char *unix_socket; /* the local pool's, or NULL */
     const char *identifier;
     const char *api_version; /* NULL or "auto": negotiate, newest first */
@@ -43,9 +43,9 @@ const char *session_api_version(const struct session *);
 
 /* How answers so far show the session; for status and for noticing that it was recycled. */
 struct session_state {
-    const char *etag;         /* last known, or NULL */
-    uint64_t generation;      /* grows when the session was seen to be a new, empty one */
-    struct timespec expires;  /* tv_nsec -1: not known */
+    const char *etag;        /* last known, or NULL */
+    uint64_t generation;     /* grows when the session was seen to be a new, empty one */
+    struct timespec expires; /* tv_nsec -1: not known */
 };
 void session_get_state(const struct session *, struct session_state *);
 /* Called when generation grows. */
@@ -122,8 +122,8 @@ struct session_space {
 typedef void session_space_fn(void *arg, const struct session_error *,
                               const struct session_space *);
 struct session_call *session_space(struct session *, session_space_fn *, void *arg);
-/* Any operation of helper.py: `request` (taken over) is {"op": ..., ...}; the answer's value. Used by
- * job/. Requests made while one helper is under way go together in the next. */
+/* Any operation of helper.py: `request` (taken over) is {"op": ..., ...}; the answer's value. Used
+ * by job/. Requests made while one helper is under way go together in the next. */
 typedef void session_value_fn(void *arg, const struct session_error *, const cJSON *value);
 struct session_call *session_helper(struct session *, cJSON *request, session_value_fn *,
                                     void *arg);
@@ -131,12 +131,12 @@ struct session_call *session_helper(struct session *, cJSON *request, session_va
 /* --- executions */
 struct session_code {
     const char *code;
-    int64_t timeout_s;       /* told to the service; 0: leave it out */
+    int64_t timeout_s; /* told to the service; 0: leave it out */
     bool asynchronous;
-    bool empty_kernel;       /* ignored where the pool has none */
-    uint64_t streams_max;    /* outputStreamsMaxLength; 0: leave it out */
+    bool empty_kernel;        /* ignored where the pool has none */
+    uint64_t streams_max;     /* outputStreamsMaxLength; 0: leave it out */
     const char *operation_id; /* or NULL */
-    int64_t deadline_ms;     /* for the caller's wait; 0: 240,000 or timeout_s + 20 s */
+    int64_t deadline_ms;      /* for the caller's wait; 0: 240,000 or timeout_s + 20 s */
 };
 typedef void session_execution_fn(void *arg, const struct session_error *,
                                   const struct execution *);

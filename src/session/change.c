@@ -1,0 +1,191 @@
+/* Changes of names, space, and any other operation of the helper. */
+#include "session/private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/json.h"
+
+cJSON *helper_op(const char *op, const char *path)
+{
+    cJSON *request = cJSON_CreateObject();
+    cJSON_AddStringToObject(request, "op", op);
+    if (path)
+        cJSON_AddStringToObject(request, "path", path);
+    return request;
+}
+
+/* A call whose whole work is one request to the helper. */
+struct ask_call {
+    struct session_call call;
+    cJSON *request;
+    cJSON *value; /* a copy of the answer */
+    session_done_fn *done;
+    session_value_fn *value_fn;
+    session_space_fn *space_fn;
+    char *path; /* unlink */
+};
+
+static void ask_finish(struct session_call *c)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    const cJSON *value = c->error.err ? NULL : k->value;
+    if (k->done) {
+        k->done(c->arg, &c->error);
+    } else if (k->value_fn) {
+        k->value_fn(c->arg, &c->error, value);
+    } else {
+        struct session_space space = {0};
+        json_uint(value, "total", &space.total);
+        json_uint(value, "free", &space.free);
+        k->space_fn(c->arg, &c->error, value ? &space : NULL);
+    }
+}
+
+static void ask_release(struct session_call *c)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    cJSON_Delete(k->request);
+    cJSON_Delete(k->value);
+    free(k->path);
+}
+
+static void ask_told(struct session_call *c, const cJSON *value)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    if (value && !k->done && !(k->value = cJSON_Duplicate(value, true)))
+        c->error.err = -ENOMEM;
+    call_end(c);
+}
+
+static void ask_begin(struct session_call *c)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    cJSON *request = k->request;
+    k->request = NULL;
+    call_ask(c, request, ask_told);
+}
+
+static struct ask_call *new_ask(struct session *s, cJSON *request, void *arg)
+{
+    static const struct call_kind kind = {ask_begin, ask_finish, ask_release};
+    struct ask_call *k = request ? call_new(s, sizeof *k, &kind, arg) : NULL;
+    if (!k) {
+        cJSON_Delete(request);
+        return NULL;
+    }
+    k->request = request;
+    return k;
+}
+
+static struct session_call *ask_done(struct session *s, cJSON *request, session_done_fn *done,
+                                     void *arg)
+{
+    struct ask_call *k = new_ask(s, request, arg);
+    if (!k)
+        return NULL;
+    k->done = done;
+    return &k->call;
+}
+
+struct session_call *session_helper(struct session *s, cJSON *request, session_value_fn *fn,
+                                    void *arg)
+{
+    struct ask_call *k = new_ask(s, request, arg);
+    if (!k)
+        return NULL;
+    k->value_fn = fn;
+    return &k->call;
+}
+
+struct session_call *session_space(struct session *s, session_space_fn *fn, void *arg)
+{
+    struct ask_call *k = new_ask(s, helper_op("space", NULL), arg);
+    if (!k)
+        return NULL;
+    k->space_fn = fn;
+    return &k->call;
+}
+
+struct session_call *session_mkdir(struct session *s, const char *path, unsigned mode,
+                                   session_done_fn *done, void *arg)
+{
+    cJSON *request = helper_op("mkdir", path);
+    cJSON_AddNumberToObject(request, "mode", mode);
+    return ask_done(s, request, done, arg);
+}
+
+struct session_call *session_rmdir(struct session *s, const char *path, session_done_fn *done,
+                                   void *arg)
+{
+    return ask_done(s, helper_op("rmdir", path), done, arg);
+}
+
+struct session_call *session_rename(struct session *s, const char *from, const char *to,
+                                    enum session_rename how, session_done_fn *done, void *arg)
+{
+    static const char *const words[] = {"plain", "keep", "swap"};
+    cJSON *request = helper_op("rename", NULL);
+    cJSON_AddStringToObject(request, "from", from);
+    cJSON_AddStringToObject(request, "to", to);
+    cJSON_AddStringToObject(request, "how", words[how]);
+    return ask_done(s, request, done, arg);
+}
+
+struct session_call *session_symlink(struct session *s, const char *target, const char *path,
+                                     session_done_fn *done, void *arg)
+{
+    cJSON *request = helper_op("symlink", path);
+    cJSON_AddStringToObject(request, "target", target);
+    return ask_done(s, request, done, arg);
+}
+
+/* --- unlink: DELETE files/{name}, and the helper for what that does not see (symlinks) or can't
+ * name. In subdirectories only once `path` is known to be understood: a server that ignores it
+ * would delete the file of that name at the top. */
+
+static void unlinked(struct session_call *c, const struct answer *a)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    if (a)
+        answer_delete(a, &c->error);
+    if (c->error.err == -ENOENT || (c->error.err && name_refused(c, k->path))) {
+        call_forget_error(c);
+        ask_begin(c);
+    } else {
+        call_end(c);
+    }
+}
+
+static void unlink_begin(struct session_call *c)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    struct session *s = c->session;
+    bool below = strchr(k->path, '/') != NULL;
+    if (!session_path_plain(s, k->path) || (below && s->subdirectories != PATH_GOOD)) {
+        ask_begin(c);
+        return;
+    }
+    struct http_request r = {
+        .method = "DELETE", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    wire_defaults(s, &r);
+    call_send(c, &r, url_file(s, k->path, false), unlinked);
+}
+
+struct session_call *session_unlink(struct session *s, const char *path, session_done_fn *done,
+                                    void *arg)
+{
+    static const struct call_kind kind = {unlink_begin, ask_finish, ask_release};
+    struct ask_call *k = call_new(s, sizeof *k, &kind, arg);
+    if (!k)
+        return NULL;
+    k->done = done;
+    k->path = strdup(path);
+    k->request = helper_op("unlink", path);
+    if (!k->path || !k->request)
+        k->call.error.err = -ENOMEM;
+    else if (!*path || !path_ok(path))
+        k->call.error.err = -EINVAL;
+    return &k->call;
+}
