@@ -1181,3 +1181,95 @@ def test_401_for_good(bench):
     driver = bench.driver(with_secret(fake))
     assert driver.do(f"call {pool.url}/files 1")["statuses"] == [401]
     assert len(pool.requests) == 2 and len(fake.requests) == 2
+
+
+# --- nothing secret is left lying about
+
+def memory(pid):
+    """All that a process may write to, its pages that no core dump has included."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
+        for line in maps:
+            span, mode = line.split()[:2]
+            if not mode.startswith("rw"):
+                continue
+            start, end = (int(part, 16) for part in span.split("-"))
+            mem.seek(start)
+            try:
+                yield line.rstrip(), mem.read(end - start)
+            except OSError:
+                pass  # a guard page
+
+
+def pieces(secret):
+    """A secret that was overwritten but for some bytes is still a find."""
+    data = secret.encode()
+    return [data[i:i + 16] for i in range(0, len(data) - 15, 16)]
+
+
+def finds(secret, images):
+    return [(where, piece) for where, image in images for piece in pieces(secret) if piece in image]
+
+
+def long_secret(tag):
+    return tag + base64.urlsafe_b64encode(os.urandom(900)).decode().rstrip("=")
+
+
+def test_nothing_is_left_of_a_dropped_token(bench, certificates):
+    """Through TLS, JSON, retries and many requests: when the token is dropped it is gone from memory; and
+    of the secret, which is needed for the next, no core image has a trace."""
+    tls = certificates.server()
+    text, secret = long_secret("tok-"), long_secret("sec-")
+    gate = threading.Event()
+    waits = answer(503)
+    waits["delay"] = gate
+    # The second token never comes, so that the search finds the process as the first one left it.
+    authority = bench.fake(answer(503), token(text, expires_in=3600), waits, tls=tls)
+    pool = bench.fake(answer(500), answer(200, text="x" * 50_000), tls=tls)
+    driver = bench.driver({"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT,
+                           "AZURE_CLIENT_SECRET": secret, "AZURE_AUTHORITY_HOST": authority.url})
+    pid = driver.process.pid
+    assert driver.do(f"call {pool.url}/files 1")["statuses"] == [200]
+    assert driver.do(f"call {pool.url}/files 20")["statuses"] == [200] * 20
+    driver.gives(text, 3)
+    assert finds(text, memory(pid)), "the search finds what is there"
+    driver.do("refuse")
+    if b"__asan_init" not in DRIVER.read_bytes():  # its allocator keeps what is freed, as it should
+        assert not finds(text, memory(pid))
+    assert secret not in driver.said() and text not in driver.said()
+    for name in ("cmdline", "environ"):
+        shown = Path(f"/proc/{pid}/{name}").read_bytes()
+        assert not finds(secret, [(name, shown)]) and not finds(text, [(name, shown)])
+    status = json.dumps(driver.do("status"))
+    assert secret not in status and text not in status
+    if shutil.which("gcore") and b"__asan_init" not in DRIVER.read_bytes():
+        process.run(["gcore", "-o", bench.folder / "core", str(pid)])
+        image = Path(f"{bench.folder}/core.{pid}").read_bytes()
+        assert len(image) > 100_000 and b"credential_driver" in image
+        assert not finds(text, [("core", image)]) and not finds(secret, [("core", image)])
+    gate.set()
+
+
+def test_nothing_is_left_of_what_tools_and_files_gave(bench):
+    first, second, key = long_secret("az-"), long_secret("fed-"), long_secret("arc-")
+    bench.tool("az", f"""echo '{{"accessToken":"{first}","expires_on":{now() + 3600}}}'""")
+    driver = bench.driver(kind="azure-cli").gives(first)
+    driver.do("refuse")
+    path = bench.folder / "token"
+    path.write_text(second)
+    other = bench.driver(token_file=path).gives(second)
+    other.do("refuse")
+    fake, folder, env = arc(bench, bench.folder / "arc" / "n1.key", text=key)
+    (folder / "n1.key").write_text(key)
+    third = bench.driver(env, arc_directory=folder).gives("T1")
+    if b"__asan_init" not in DRIVER.read_bytes():
+        assert not finds(first, memory(driver.process.pid))
+        assert not finds(second, memory(other.process.pid))
+        assert not finds(key, memory(third.process.pid))
+
+
+def test_acafs_token_leaves_the_environment(bench):
+    text = long_secret("given-")
+    driver = bench.driver({"ACAFS_TOKEN": text}).gives(text)
+    driver.do("refuse")
+    if b"__asan_init" not in DRIVER.read_bytes():
+        assert not finds(text, memory(driver.process.pid))

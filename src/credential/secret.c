@@ -49,6 +49,7 @@ void secret_free(char *secret)
     size_t size = r->size;
     explicit_bzero(r, size);
     munmap(r, size);
+    secret_wipe_traces();
 }
 
 /* --- the environment */

@@ -44,6 +44,10 @@ bool secret_is_word(const char *text);
 int secret_quote(struct buf *out, const char *said, size_t len, size_t limit,
                  const char *const *secrets);
 
+/* Overwrites what the use of a secret left in registers and on the stack below the caller;
+ * secret_free() does it by itself. */
+void secret_wipe_traces(void);
+
 /* Makes free() of this program overwrite what it is given; does nothing but link it in. */
 void secret_wipe_on_free(void);
 
