@@ -470,6 +470,11 @@ static void set_common(struct http_call *c)
         http_pin(e, c->request.thumbprint);
     if (c->request.secret)
         curl_easy_setopt(e, CURLOPT_FORBID_REUSE, 1L);
+    /* When a kept connection turns out to be closed, curl sends the request again by itself, also
+     * one that may have been acted upon (its Curl_retry_request). On a new connection it does not.
+     */
+    if (c->request.retry != HTTP_RETRY_SAFE)
+        curl_easy_setopt(e, CURLOPT_FRESH_CONNECT, 1L);
     if (c->request.unix_socket) {
         curl_easy_setopt(e, CURLOPT_UNIX_SOCKET_PATH, c->request.unix_socket);
         curl_easy_setopt(e, CURLOPT_PROXY, "");
