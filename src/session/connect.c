@@ -54,7 +54,7 @@ static void settle(struct session *s, const struct session_error *e)
         c->error.code = e->code ? strdup(e->code) : NULL;
         c->error.message = e->message ? strdup(e->message) : NULL;
         c->error.versions = NULL;
-        loop_timer_set(&c->later, 0);
+        call_ready(c);
     }
 }
 

@@ -63,17 +63,28 @@ struct http_call *execution_start(struct session *s, const struct session_code *
     return http_start(s->http, &r);
 }
 
-bool execution_refused(struct session *s, const struct session_error *e, bool was_envelope,
-                       bool was_empty_kernel)
+struct execution_form execution_form(const struct session *s)
+{
+    return (struct execution_form){
+        .envelope = s->envelope,
+        .empty_kernel = s->shape.empty_kernel && !s->no_empty_kernel,
+    };
+}
+
+bool execution_refused(struct session *s, const struct session_error *e,
+                       struct execution_form *form)
 {
     if (e->status != 400)
         return false;
     if (e->hint == HINT_OTHER_SHAPE) {
-        if (s->envelope == was_envelope)
-            s->envelope = !was_envelope;
+        if (form->other_shape_tried)
+            return false;
+        if (s->envelope == form->envelope)
+            s->envelope = !s->envelope; /* else another call found out meanwhile */
+        form->other_shape_tried = true;
         return true;
     }
-    if (was_empty_kernel && e->hint == HINT_NONE) {
+    if (form->empty_kernel && e->hint == HINT_NONE) {
         s->no_empty_kernel = true;
         return true;
     }
@@ -87,8 +98,7 @@ struct execute_call {
     session_execution_fn *fn;
     struct session_code code;
     char *code_text, *operation_id; /* copies */
-    bool other_shape_tried;
-    bool envelope, empty_kernel; /* how the request on its way was made */
+    struct execution_form form;     /* of the request on its way */
     struct execution execution;
 };
 
@@ -121,10 +131,8 @@ static void executed(void *arg, const struct http_result *r)
     struct answer a;
     wire_notice(c->session, r->call);
     wire_answer(r, &a);
-    if (answer_execute(&a, &x->execution, &c->error) && !x->other_shape_tried &&
-        execution_refused(c->session, &c->error, x->envelope, x->empty_kernel)) {
-        /* Refused before it ran: the other shape once, or without the option. */
-        x->other_shape_tried = c->error.hint == HINT_OTHER_SHAPE;
+    if (answer_execute(&a, &x->execution, &c->error) &&
+        execution_refused(c->session, &c->error, &x->form)) {
         call_forget_error(c);
         execute_begin(c);
         return;
@@ -139,8 +147,10 @@ static void execute_begin(struct session_call *c)
 {
     struct execute_call *x = (struct execute_call *)c;
     struct session *s = c->session;
-    x->envelope = s->envelope;
-    x->empty_kernel = x->code.empty_kernel && s->shape.empty_kernel && !s->no_empty_kernel;
+    bool tried = x->form.other_shape_tried;
+    x->form = execution_form(s);
+    x->form.empty_kernel = x->form.empty_kernel && x->code.empty_kernel;
+    x->form.other_shape_tried = tried;
     c->http = execution_start(s, &x->code, executed, c);
     if (!c->http)
         call_fail(c, -ENOMEM, NULL);

@@ -51,7 +51,7 @@ struct helper {
     char *code; /* of the batch: sent again in another shape */
     char nonce[33];
     char operation_id[37];
-    bool other_shape_tried, envelope, empty_kernel;
+    struct execution_form form;
     bool looked; /* for a lost answer, once */
     int64_t look_ms, give_up_at;
     char *program; /* helper.py as base64 */
@@ -233,8 +233,7 @@ static void batch_answered(void *arg, const struct http_result *r)
     wire_notice(s, r->call);
     wire_answer(r, &a);
     if (answer_execute(&a, &x, &e)) {
-        if (!h->other_shape_tried && execution_refused(s, &e, h->envelope, h->empty_kernel)) {
-            h->other_shape_tried = e.hint == HINT_OTHER_SHAPE;
+        if (execution_refused(s, &e, &h->form)) {
             session_error_free(&e);
             send_batch(h);
             return;
@@ -257,8 +256,9 @@ static void send_batch(struct helper *h)
                                       .empty_kernel = true,
                                       .operation_id = h->operation_id,
                                       .deadline_ms = HELPER_DEADLINE_MS};
-    h->envelope = s->envelope;
-    h->empty_kernel = s->shape.empty_kernel && !s->no_empty_kernel;
+    bool tried = h->form.other_shape_tried;
+    h->form = execution_form(s);
+    h->form.other_shape_tried = tried;
     h->state = HELPER_SENT;
     h->http = h->code ? execution_start(s, &code, batch_answered, h) : NULL;
     if (!h->http) {
@@ -302,7 +302,7 @@ static void start_batch(struct helper *h)
     err = err ? err : buf_adds(&requests, "]");
     text_random_hex(h->nonce, 16);
     text_uuid(h->operation_id);
-    h->other_shape_tried = h->looked = false;
+    h->form.other_shape_tried = h->looked = false;
     h->look_ms = LOOK_FIRST_MS;
     h->give_up_at = clock_ms() + HELPER_DEADLINE_MS;
     h->code = err ? NULL : batch_code(h, &requests);

@@ -59,7 +59,9 @@ struct session {
     void *recycled_arg;
     struct loop_timer recycled_later;
 
-    struct session_call *calls;
+    struct session_call *calls; /* all of them, in the order in which they were made */
+    struct session_call *ready; /* those that begin in the loop's next turn, in that order too */
+    struct loop_timer begin;
     struct helper *helper;
 };
 
@@ -79,10 +81,11 @@ struct call_kind {
  */
 struct session_call {
     struct session_call *prev, *next;
+    struct session_call *ready_prev, *ready_next;
     struct session *session;
     const struct call_kind *kind;
     struct session_error error;
-    struct loop_timer later;
+    bool ready;      /* in the session's list */
     bool waits;      /* for the version */
     bool redirected; /* the last request was answered 3xx */
     int64_t deadline_at;
@@ -96,6 +99,9 @@ struct session_call {
 
 /* A call of `size` bytes that begins in the loop's next turn; NULL when out of memory. */
 void *call_new(struct session *, size_t size, const struct call_kind *, void *arg);
+/* Has the call begin, or end when c->error is set, in the loop's next turn. Calls made one after
+ * another begin in that order: a directory is made before what goes into it. */
+void call_ready(struct session_call *);
 /* Ends the call with c->error as it is; frees it. */
 void call_end(struct session_call *);
 /* Ends it with an error of our own. */
@@ -148,9 +154,15 @@ bool shape_of(const char *version, struct shape *out);
 /* --- execute.c: one execution, without the call around it */
 struct http_call *execution_start(struct session *, const struct session_code *,
                                   void (*done)(void *arg, const struct http_result *), void *arg);
-/* Notes that a body shape or option was refused; true: worth the same request again. */
-bool execution_refused(struct session *, const struct session_error *, bool was_envelope,
-                       bool was_empty_kernel);
+/* How an execution was sent. */
+struct execution_form {
+    bool envelope, empty_kernel;
+    bool other_shape_tried;
+};
+struct execution_form execution_form(const struct session *);
+/* Notes that a shape or option was refused; true: worth the same request again, as the code did
+ * not run. */
+bool execution_refused(struct session *, const struct session_error *, struct execution_form *);
 
 /* --- helper.c */
 struct helper_request;

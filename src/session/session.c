@@ -38,6 +38,8 @@ static char *copy_or_null(const char *text)
     return text ? strdup(text) : NULL;
 }
 
+static void begin_ready(void *arg);
+
 static void tell_recycled(void *arg)
 {
     struct session *s = arg;
@@ -85,6 +87,7 @@ int session_new(struct loop *loop, struct http *http, const struct http_authoriz
     s->ranges = -1;
     s->expires.tv_nsec = -1;
     loop_timer_init(&s->recycled_later, loop, tell_recycled, s);
+    loop_timer_init(&s->begin, loop, begin_ready, s);
     err = copy_options(s, options);
     if (!err)
         err = helper_new(s);
@@ -107,6 +110,7 @@ void session_free(struct session *s)
     connect_stop(s);
     helper_free(s);
     loop_timer_stop(&s->recycled_later);
+    loop_timer_stop(&s->begin);
     free(s->endpoint);
     free(s->base);
     free(s->query);
@@ -162,7 +166,8 @@ void session_new_allocation(struct session *s)
 static void call_free(struct session_call *c)
 {
     DL_DELETE(c->session->calls, c);
-    loop_timer_stop(&c->later);
+    if (c->ready)
+        DL_DELETE2(c->session->ready, c, ready_prev, ready_next);
     http_cancel(c->http);
     if (c->asked)
         helper_forget(c->asked);
@@ -174,15 +179,39 @@ static void call_free(struct session_call *c)
     free(c);
 }
 
-static void call_begin(void *arg)
+static void call_begin(struct session_call *c)
 {
-    struct session_call *c = arg;
     if (c->error.err)
         call_end(c);
     else if (c->session->connect == CONNECT_SETTLED)
         c->kind->begin(c);
     else
         connect_need(c);
+}
+
+static void begin_ready(void *arg)
+{
+    struct session *s = arg;
+    int count;
+    struct session_call *c;
+    DL_COUNT2(s->ready, c, count, ready_next);
+    while (count-- > 0 && s->ready) {
+        c = s->ready;
+        DL_DELETE2(s->ready, c, ready_prev, ready_next);
+        c->ready = false;
+        call_begin(c);
+    }
+    if (s->ready)
+        loop_timer_set(&s->begin, 0);
+}
+
+void call_ready(struct session_call *c)
+{
+    struct session *s = c->session;
+    c->ready = true;
+    DL_APPEND2(s->ready, c, ready_prev, ready_next);
+    if (!loop_timer_is_set(&s->begin))
+        loop_timer_set(&s->begin, 0);
 }
 
 void *call_new(struct session *s, size_t size, const struct call_kind *kind, void *arg)
@@ -195,8 +224,7 @@ void *call_new(struct session *s, size_t size, const struct call_kind *kind, voi
     c->arg = arg;
     c->deadline_at = clock_ms() + s->deadline_ms;
     DL_APPEND(s->calls, c);
-    loop_timer_init(&c->later, s->loop, call_begin, c);
-    loop_timer_set(&c->later, 0);
+    call_ready(c);
     return c;
 }
 

@@ -1,0 +1,644 @@
+/* The session client against a pool of the test's own (fake_pool.py): versions, shapes, files,
+ * listings, the helper, and faults. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "session_fixture.h"
+#include "util/json.h"
+
+#define assert_well(f)                                                                             \
+    do {                                                                                           \
+        if ((f)->err)                                                                              \
+            fail_msg("error %s: %s", strerror(-(f)->err), (f)->message ? (f)->message : "");       \
+    } while (0)
+
+static void upload(struct fixture *f, const char *path, const void *data, size_t len)
+{
+    fixture_wait(f, session_upload_bytes(f->session, path, data, len, on_entry, f));
+}
+
+static void download(struct fixture *f, const char *path, uint64_t offset)
+{
+    const struct session_sink sink = fixture_sink(f);
+    fixture_wait(f, session_download(f->session, path, offset, &sink));
+}
+
+static char *pattern(size_t len)
+{
+    char *data = malloc(len + 1);
+    assert_non_null(data);
+    for (size_t i = 0; i < len; i++)
+        data[i] = (char)(i * 31 + i / 251);
+    return data;
+}
+
+/* --- versions */
+
+static void newest_version_first(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_well(f);
+    assert_string_equal(session_api_version(f->session), "2025-10-02-preview");
+    assert_int_equal(fixture_count(f, "GET"), 1);
+}
+
+static void older_versions_in_turn(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"versions\": [\"2024-02-02-preview\"]}");
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_well(f);
+    assert_string_equal(session_api_version(f->session), "2024-02-02-preview");
+    assert_int_equal(fixture_count(f, "GET"), 4);
+}
+
+static void offered_version_at_once(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"versions\": [\"2024-02-02-preview\"], \"refusal\": \"InvalidApiVersion\","
+                     "\"api-supported-versions\": \"2023-01-01, 2024-02-02-preview\"}");
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_well(f);
+    assert_string_equal(session_api_version(f->session), "2024-02-02-preview");
+    assert_int_equal(fixture_count(f, "GET"), 2);
+}
+
+static void one_negotiation_for_all(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 5; i++)
+        assert_non_null(session_connect(f->session, on_done, f));
+    fixture_wait_all(f, 5);
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "GET"), 1);
+}
+
+static void forced_version_is_not_given_up(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"versions\": [\"2024-02-02-preview\"]}");
+    fixture_client(f, "2025-02-02-preview");
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_int_equal(f->err, -EPROTO);
+    assert_int_equal(fixture_count(f, "GET"), 1);
+}
+
+/* --- files */
+
+static void plain_file_goes_by_the_file_calls(void **state)
+{
+    struct fixture *f = *state;
+    upload(f, "a b.txt", "hello", 5);
+    assert_well(f);
+    assert_string_equal(f->entry.name, "a b.txt");
+    assert_int_equal(f->entry.size, 5);
+    assert_true(fixture_holds(f, "a b.txt", "hello", 5));
+    download(f, "a b.txt", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 5);
+    assert_memory_equal(f->content.data, "hello", 5);
+    assert_int_equal(f->size, 5);
+    fixture_wait(f, session_unlink(f->session, "a b.txt", on_done, f));
+    assert_well(f);
+    assert_false(fixture_exists(f, "a b.txt"));
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 0);
+}
+
+static void empty_file(void **state)
+{
+    struct fixture *f = *state;
+    upload(f, "empty", "", 0);
+    assert_well(f);
+    upload(f, "d.d/empty", "", 0);
+    assert_well(f);
+    download(f, "empty", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 0);
+    assert_int_equal(f->heads, 1);
+    download(f, "d.d/empty", 0);
+    assert_well(f);
+    assert_int_equal(f->heads, 1);
+}
+
+static void odd_names_go_by_the_helper(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const names[] = {"a+b%20.txt", "it's \"q\"", ".git/config",
+                                        "v1.2/x",     "tab\there",  "\xf0\x9f\x8e\x89",
+                                        "index.html", "quote\\n'",  "sub/\xc3\xa9t\xc3\xa9.d/f"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        upload(f, names[i], "odd", 3);
+        assert_well(f);
+        assert_int_equal(f->entry.size, 3);
+        assert_true(fixture_holds(f, names[i], "odd", 3));
+        download(f, names[i], 0);
+        assert_well(f);
+        assert_int_equal(f->content.len, 3);
+        fixture_wait(f, session_unlink(f->session, names[i], on_done, f));
+        assert_well(f);
+        assert_false(fixture_exists(f, names[i]));
+    }
+}
+
+static void large_odd_file_goes_through_a_stage_name(void **state)
+{
+    struct fixture *f = *state;
+    size_t len = (1 << 20) + 7;
+    char *data = pattern(len);
+    upload(f, "v1.2/large", data, len);
+    assert_well(f);
+    assert_true(fixture_holds(f, "v1.2/large", data, len));
+    download(f, "v1.2/large", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, len);
+    assert_memory_equal(f->content.data, data, len);
+    free(data);
+    fixture_wait(f, session_list(f->session, "", false, on_list, f));
+    assert_well(f);
+    assert_int_equal(f->listing.count, 1); /* no stage name is left */
+}
+
+static void large_file_goes_in_parts(void **state)
+{
+    struct fixture *f = *state;
+    size_t len = (3 << 20) + 11;
+    char *data = pattern(len);
+    fixture_rules(f, "{\"limit\": 2000000}");
+    upload(f, "big", data, len);
+    assert_well(f);
+    assert_true(fixture_holds(f, "big", data, len));
+    free(data);
+    fixture_wait(f, session_list(f->session, "", false, on_list, f));
+    assert_int_equal(f->listing.count, 1);
+}
+
+static void file_descriptor_is_uploaded(void **state)
+{
+    struct fixture *f = *state;
+    char *data = pattern(300000);
+    char path[128];
+    fixture_write(f, "../source", data, 300000);
+    snprintf(path, sizeof path, "%s/source", f->top);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    fixture_wait(f, session_upload(f->session, "copy", fd, 300000, on_entry, f));
+    assert_well(f);
+    assert_true(fixture_holds(f, "copy", data, 300000));
+    fixture_wait(f, session_upload(f->session, "c.d/copy", fd, 1000, on_entry, f));
+    assert_well(f);
+    assert_true(fixture_holds(f, "c.d/copy", data, 1000));
+    close(fd);
+    free(data);
+}
+
+static void refused_and_redirected_names_fall_back(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"refuse\": [\"no\"], \"redirect\": [\"moved\"]}");
+    upload(f, "no", "1", 1);
+    assert_well(f);
+    assert_true(fixture_holds(f, "no", "1", 1));
+    download(f, "no", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 1);
+    upload(f, "moved", "22", 2);
+    assert_well(f);
+    download(f, "moved", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 2);
+}
+
+static void subdirectory_is_verified_once(void **state)
+{
+    struct fixture *f = *state;
+    upload(f, "d/e/f", "1", 1);
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
+    upload(f, "d/e/g", "1", 1);
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
+    assert_true(session_path_plain(f->session, "d/e/g"));
+    fixture_wait(f, session_unlink(f->session, "d/e/g", on_done, f));
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "DELETE"), 1);
+}
+
+static void misplaced_subdirectory_is_noticed(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"lose_path\": true}");
+    upload(f, "d/f", "1", 1);
+    assert_well(f);
+    assert_true(fixture_holds(f, "d/f", "1", 1));
+    assert_false(session_path_plain(f->session, "d/f"));
+    upload(f, "d/g", "22", 2);
+    assert_well(f);
+    assert_true(fixture_holds(f, "d/g", "22", 2));
+    assert_int_equal(fixture_count(f, "path=d"), 1);
+}
+
+static void unverified_subdirectory_is_not_deleted_from(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"ignore_path\": true}");
+    fixture_write(f, "x", "top", 3);
+    fixture_write(f, "d/x", "sub", 3);
+    fixture_wait(f, session_unlink(f->session, "d/x", on_done, f));
+    assert_well(f);
+    assert_true(fixture_exists(f, "x"));
+    assert_false(fixture_exists(f, "d/x"));
+}
+
+static void missing_things_are_missing(void **state)
+{
+    struct fixture *f = *state;
+    download(f, "none", 0);
+    assert_int_equal(f->err, -ENOENT);
+    download(f, "none.d/none", 0);
+    assert_int_equal(f->err, -ENOENT);
+    fixture_wait(f, session_unlink(f->session, "none", on_done, f));
+    assert_int_equal(f->err, -ENOENT);
+    fixture_wait(f, session_rmdir(f->session, "none", on_done, f));
+    assert_int_equal(f->err, -ENOENT);
+}
+
+static void ranges(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "r", "0123456789", 10);
+    download(f, "r", 4);
+    assert_well(f);
+    assert_int_equal(f->content.len, 10);
+    assert_memory_equal(f->content.data + 4, "456789", 6);
+    assert_int_equal(f->size, 10);
+    assert_int_equal(session_ranges(f->session), 1);
+    fixture_rules(f, "{\"no_ranges\": true}");
+    download(f, "r", 4);
+    assert_well(f);
+    assert_memory_equal(f->content.data, "0123456789", 10);
+    assert_int_equal(session_ranges(f->session), 0);
+}
+
+static void cut_download_is_tried_again(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "r", "0123456789", 10);
+    fixture_rules(f, "{\"cut\": 1}");
+    download(f, "r", 0);
+    assert_well(f);
+    assert_int_equal(f->heads, 2);
+    assert_int_equal(f->content.len, 10);
+    assert_memory_equal(f->content.data, "0123456789", 10);
+}
+
+/* --- listings */
+
+static void recursive_listing_in_pages(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "a", "1", 1);
+    fixture_write(f, "d/b", "22", 2);
+    fixture_write(f, "d/e/c", "333", 3);
+    fixture_rules(f, "{\"page\": 2}");
+    fixture_wait(f, session_list(f->session, "", true, on_list, f));
+    assert_well(f);
+    assert_true(f->recursive);
+    assert_int_equal(f->listing.count, 5);
+    assert_int_equal(fixture_find(f, "d/e", "c")->size, 3);
+    assert_int_equal(fixture_find(f, "", "d")->kind, ENTRY_DIRECTORY);
+    fixture_wait(f, session_list(f->session, "d", false, on_list, f));
+    assert_int_equal(f->listing.count, 2);
+    assert_false(f->recursive);
+    assert_non_null(fixture_find(f, "", "b"));
+}
+
+static void page_elsewhere_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    fixture_rules(f, "{\"evil\": true}");
+    fixture_wait(f, session_list(f->session, "", true, on_list, f));
+    assert_int_equal(f->err, -EPROTO);
+}
+
+static void hidden_things_are_told(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "plain", "1", 1);
+    fixture_write(f, "d/plain", "1", 1);
+    fixture_write(f, ".git/config", "12", 2);
+    fixture_write(f, "a+b", "123", 3);
+    fixture_write(f, "acafs-stage-0123456789abcdef", "1", 1);
+    fixture_wait(f, session_symlink(f->session, "d/plain", "link", on_done, f));
+    assert_well(f);
+    fixture_wait(f, session_list_hidden(f->session, on_list, f));
+    assert_well(f);
+    assert_null(fixture_find(f, "", "plain"));
+    assert_null(fixture_find(f, "d", "plain"));
+    assert_null(fixture_find(f, "", "acafs-stage-0123456789abcdef"));
+    const struct entry *config = fixture_find(f, ".git", "config");
+    assert_non_null(config);
+    assert_int_equal(config->size, 2);
+    assert_true(config->mtime.tv_nsec >= 0);
+    assert_non_null(fixture_find(f, "", "a+b"));
+    const struct entry *link = fixture_find(f, "", "link");
+    assert_non_null(link);
+    assert_int_equal(link->kind, ENTRY_SYMLINK);
+    assert_string_equal(link->target, "d/plain");
+}
+
+static void odd_directory_is_scanned(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, ".git/objects/x", "1", 1);
+    fixture_wait(f, session_list(f->session, ".git", false, on_list, f));
+    assert_well(f);
+    assert_int_equal(f->listing.count, 1);
+    assert_int_equal(fixture_find(f, "", "objects")->kind, ENTRY_DIRECTORY);
+    assert_true(fixture_find(f, "", "objects")->mode != 0);
+}
+
+/* --- the helper */
+
+static void names_are_changed(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    assert_well(f);
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    assert_int_equal(f->err, -EEXIST);
+    fixture_write(f, "d/x", "x", 1);
+    fixture_write(f, "d/y", "yy", 2);
+    fixture_wait(f, session_rmdir(f->session, "d", on_done, f));
+    assert_int_equal(f->err, -ENOTEMPTY);
+    fixture_wait(f, session_rename(f->session, "d/x", "d/y", RENAME_KEEP, on_done, f));
+    assert_int_equal(f->err, -EEXIST);
+    fixture_wait(f, session_rename(f->session, "d/x", "d/y", RENAME_SWAP, on_done, f));
+    assert_well(f);
+    assert_true(fixture_holds(f, "d/y", "x", 1));
+    fixture_wait(f, session_rename(f->session, "d/x", "d/y", RENAME_PLAIN, on_done, f));
+    assert_well(f);
+    assert_true(fixture_holds(f, "d/y", "yy", 2));
+    fixture_wait(f, session_mkdir(f->session, "../out", 0777, on_done, f));
+    assert_int_equal(f->err, -EINVAL);
+    fixture_wait(f, session_space(f->session, on_space, f));
+    assert_well(f);
+    assert_true(f->space.total > 0 && f->space.free <= f->space.total);
+}
+
+static void helpers_are_batched_in_order(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    char path[400] = "d";
+    for (int i = 0; i < 30; i++) {
+        assert_non_null(session_mkdir(f->session, path, 0777, on_done, f));
+        strcat(path, "/d");
+    }
+    fixture_wait_all(f, 31);
+    assert_well(f);
+    *strrchr(path, '/') = '\0';
+    assert_true(fixture_exists(f, path)); /* each in the one before */
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
+}
+
+static void canceled_request_is_not_sent(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    struct session_call *call = session_mkdir(f->session, "no", 0777, on_done, f);
+    session_cancel(call);
+    fixture_wait(f, session_mkdir(f->session, "yes", 0777, on_done, f));
+    assert_well(f);
+    assert_true(fixture_exists(f, "yes"));
+    assert_false(fixture_exists(f, "no"));
+}
+
+static void lost_answer_is_looked_for(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"drop\": 1}");
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    assert_well(f); /* a second execution would have said EEXIST */
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
+    assert_int_equal(fixture_count(f, "GET /pool/executions/"), 1);
+}
+
+static void running_execution_is_followed(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"running\": 2}");
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "GET /pool/executions/"), 3);
+}
+
+static void servers_differ_and_the_helper_works(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const servers[] = {
+        "{\"quote\": true}",
+        "{\"envelope\": true}",
+        "{\"no_empty_kernel\": true}",
+        "{\"busy\": 1}",
+        "{\"envelope\": true, \"no_empty_kernel\": true}",
+        "{\"versions\": [\"2024-02-02-preview\"]}",
+        "{\"versions\": [\"2024-02-02-preview\"], \"envelope\": false, \"quote\": true}",
+        "{\"versions\": [\"2024-10-02-preview\"]}",
+    };
+    for (size_t i = 0; i < sizeof servers / sizeof *servers; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "d%zu", i);
+        fixture_rules(f, servers[i]);
+        fixture_client(f, NULL);
+        fixture_wait(f, session_mkdir(f->session, name, 0777, on_done, f));
+        assert_well(f);
+        assert_true(fixture_exists(f, name));
+    }
+}
+
+static void broken_execution_is_an_error(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"no_execute\": true}");
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    assert_int_equal(f->err, -EIO);
+    assert_string_equal(f->message, "broken");
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1); /* never a second time */
+}
+
+static void any_code_is_called(void **state)
+{
+    struct fixture *f = *state;
+    cJSON *request = cJSON_CreateObject();
+    cJSON_AddStringToObject(request, "op", "call");
+    cJSON_AddStringToObject(request, "code",
+                            "def main(args):\n    return args['a'] + '\\ud800\\''\n");
+    cJSON_AddStringToObject(cJSON_AddObjectToObject(request, "args"), "a", "\xc3\xa9'\"\n");
+    fixture_wait(f, session_helper(f->session, request, on_value, f));
+    assert_well(f);
+    assert_string_equal(cJSON_GetStringValue(f->value), "\xc3\xa9'\"\n?'");
+    request = cJSON_CreateObject();
+    cJSON_AddStringToObject(request, "op", "nonsense");
+    fixture_wait(f, session_helper(f->session, request, on_value, f));
+    assert_int_equal(f->err, -EINVAL);
+}
+
+/* --- old shape, executions, the session itself */
+
+static void old_shape(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"versions\": [\"2024-02-02-preview\"]}");
+    upload(f, "a.txt", "hello", 5);
+    assert_well(f);
+    upload(f, "d/b.txt", "22", 2);
+    assert_well(f);
+    assert_true(fixture_holds(f, "d/b.txt", "22", 2));
+    download(f, "a.txt", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 5);
+    download(f, "d/b.txt", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 2);
+    fixture_wait(f, session_list(f->session, "", true, on_list, f));
+    assert_well(f);
+    assert_false(f->recursive);
+    assert_int_equal(f->listing.count, 2);
+    fixture_wait(f, session_list_hidden(f->session, on_list, f));
+    assert_well(f);
+    assert_non_null(fixture_find(f, "d", "b.txt"));
+    assert_null(fixture_find(f, "", "a.txt"));
+    fixture_wait(f, session_unlink(f->session, "a.txt", on_done, f));
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "POST /pool/files/upload?"), 1);
+    assert_int_equal(fixture_count(f, "GET /pool/files/content/a.txt"), 1);
+}
+
+static void execution(void **state)
+{
+    struct fixture *f = *state;
+    const struct session_code code = {.code = "6 * 7", .operation_id = "my-id"};
+    fixture_wait(f, session_execute(f->session, &code, on_execution, f));
+    assert_well(f);
+    assert_int_equal(f->execution.state, EXECUTION_SUCCEEDED);
+    assert_int_equal(f->execution.result->valueint, 42);
+    assert_string_equal(f->execution.id, "my-id");
+    fixture_wait(f, session_execution(f->session, "my-id", on_execution, f));
+    assert_well(f);
+    assert_int_equal(f->execution.result->valueint, 42);
+    fixture_wait(f, session_execution(f->session, "other", on_execution, f));
+    assert_int_equal(f->err, -ENOENT);
+    const struct session_code bad = {.code = "1/0"};
+    fixture_wait(f, session_execute(f->session, &bad, on_execution, f));
+    assert_well(f);
+    assert_int_equal(f->execution.state, EXECUTION_FAILED);
+    assert_non_null(strstr(f->execution.err, "ZeroDivisionError"));
+}
+
+static void on_info(void *arg, const struct session_error *e, const struct session_info *info)
+{
+    assert_true(e->err || info->etag);
+    on_done(arg, e);
+}
+
+static void recycled_session_is_noticed(void **state)
+{
+    struct fixture *f = *state;
+    struct session_state now;
+    fixture_rules(f, "{\"x-ms-session-guid\": \"one\", \"x-ms-new-allocation\": \"true\"}");
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    fixture_wait(f, session_list(f->session, "", false, on_list, f));
+    assert_int_equal(f->recycled, 0);
+    fixture_rules(f, "{\"x-ms-session-guid\": \"two\", \"x-ms-new-allocation\": \"true\"}");
+    fixture_wait(f, session_list(f->session, "", false, on_list, f));
+    fixture_wait(f, session_list(f->session, "", false, on_list, f));
+    assert_int_equal(f->recycled, 1);
+    fixture_rules(f, "{\"x-ms-session-guid\": \"two\"}");
+    fixture_wait(f, session_info(f->session, on_info, f));
+    session_get_state(f->session, &now);
+    assert_string_equal(now.etag, "e1");
+    assert_true(now.expires.tv_sec > 0);
+    fixture_rules(f, "{\"etag\": \"e2\"}");
+    fixture_wait(f, session_info(f->session, on_info, f));
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_int_equal(f->recycled, 2);
+    session_get_state(f->session, &now);
+    assert_int_equal(now.generation, 2);
+    fixture_wait(f, session_delete(f->session, on_done, f));
+    assert_well(f);
+}
+
+static void nothing_is_called_after_free(void **state)
+{
+    struct fixture *f = *state;
+    const struct session_sink sink = fixture_sink(f);
+    fixture_write(f, "r", "0123456789", 10);
+    assert_non_null(session_download(f->session, "r", 0, &sink));
+    assert_non_null(session_mkdir(f->session, "d", 0777, on_done, f));
+    fixture_client(f, NULL); /* frees the client with both under way */
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_int_equal(f->answers, 1);
+}
+
+static void identifiers(void **state)
+{
+    (void)state;
+    const char *why = NULL;
+    assert_int_equal(session_identifier_check("abc-1234", &why), 0);
+    assert_int_equal(session_identifier_check("abc", &why), -EINVAL);
+    assert_non_null(why);
+    assert_int_equal(session_identifier_check("with space", &why), -EINVAL);
+}
+
+#define with_pool(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        with_pool(newest_version_first),
+        with_pool(older_versions_in_turn),
+        with_pool(offered_version_at_once),
+        with_pool(one_negotiation_for_all),
+        with_pool(forced_version_is_not_given_up),
+        with_pool(plain_file_goes_by_the_file_calls),
+        with_pool(empty_file),
+        with_pool(odd_names_go_by_the_helper),
+        with_pool(large_odd_file_goes_through_a_stage_name),
+        with_pool(large_file_goes_in_parts),
+        with_pool(file_descriptor_is_uploaded),
+        with_pool(refused_and_redirected_names_fall_back),
+        with_pool(subdirectory_is_verified_once),
+        with_pool(misplaced_subdirectory_is_noticed),
+        with_pool(unverified_subdirectory_is_not_deleted_from),
+        with_pool(missing_things_are_missing),
+        with_pool(ranges),
+        with_pool(cut_download_is_tried_again),
+        with_pool(recursive_listing_in_pages),
+        with_pool(page_elsewhere_is_refused),
+        with_pool(hidden_things_are_told),
+        with_pool(odd_directory_is_scanned),
+        with_pool(names_are_changed),
+        with_pool(helpers_are_batched_in_order),
+        with_pool(canceled_request_is_not_sent),
+        with_pool(lost_answer_is_looked_for),
+        with_pool(running_execution_is_followed),
+        with_pool(servers_differ_and_the_helper_works),
+        with_pool(broken_execution_is_an_error),
+        with_pool(any_code_is_called),
+        with_pool(old_shape),
+        with_pool(execution),
+        with_pool(recycled_session_is_noticed),
+        with_pool(nothing_is_called_after_free),
+        cmocka_unit_test(identifiers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
