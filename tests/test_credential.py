@@ -711,6 +711,16 @@ def test_the_authority_is_asked_through_the_proxy(bench):
         assert SECRET not in request.body
 
 
+@pytest.mark.parametrize("variable, hosts", [
+    ("no_proxy", "other.invalid,login.authority.invalid"), ("NO_PROXY", "*")])
+def test_no_proxy_is_honoured(bench, variable, hosts):
+    proxy = bench.fake(answer(502))
+    driver = bench.driver({"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT,
+                           "AZURE_CLIENT_SECRET": SECRET, "https_proxy": proxy.url, variable: hosts,
+                           "AZURE_AUTHORITY_HOST": "https://login.authority.invalid"})
+    assert "resolve" in driver.fails() and not proxy.requests
+
+
 @pytest.mark.parametrize("endpoint", ["http://login.example.com/msi", "http://8.8.8.8/msi"])
 def test_plain_http_to_the_world_is_refused(bench, endpoint):
     text = bench.driver({"IDENTITY_ENDPOINT": endpoint, "IDENTITY_HEADER": "h"}).fails()
@@ -1174,6 +1184,17 @@ def test_401_for_many_causes_one_new_token(bench):
     driver = bench.driver(with_secret(fake)).gives("old")
     assert driver.do(f"call {pool.url}/files 50")["statuses"] == [200] * 50
     assert len(fake.requests) == 2
+
+
+def test_a_pool_that_refuses_everything_does_not_wear_out_the_authority(bench):
+    fake, pool = bench.fake(lambda r: token(f"T{len(fake.requests)}")), bench.fake(answer(401))
+    driver = bench.driver(with_secret(fake))
+    for _ in range(20):
+        assert driver.do(f"call {pool.url}/files 1")["statuses"] == [401]
+    assert len(fake.requests) == 1 + 4
+    driver.clock(31)
+    driver.do(f"call {pool.url}/files 1")
+    assert len(fake.requests) == 1 + 4 + 1
 
 
 def test_401_for_good(bench):

@@ -18,6 +18,7 @@ enum {
     PAUSE_S = 30,  /* between attempts while the token at hand is good */
     HOLD_S = 5,    /* a failure answers those who ask within so long: not every read of a mount
                       shall run az */
+    REFUSALS = 4,  /* in PAUSE_S: a pool that refuses whatever comes is not the token's fault */
     MAX_TOKEN_FILE = 64 << 10,
 };
 
@@ -40,6 +41,8 @@ struct credential {
     struct token token; /* text NULL: none */
     bool fetching;      /* a walk of the chain is under way */
     time_t pause_until; /* no early renewal before */
+    time_t refused_since;
+    unsigned refusals; /* from then on */
     struct waiter *waiters;
     unsigned round;
 
@@ -234,11 +237,23 @@ static void cancel(void *self, void *handle)
     free(w);
 }
 
+static bool refused_too_often(struct credential *c)
+{
+    time_t now = c->settings.now();
+    if (now < c->refused_since || now - c->refused_since >= PAUSE_S) {
+        c->refused_since = now;
+        c->refusals = 0;
+    }
+    return ++c->refusals > REFUSALS;
+}
+
 static void refused(void *self, const char *token)
 {
     struct credential *c = self;
     if (!c->token.text || strcmp(c->token.text, token) != 0)
         return; /* an older one: the next is here already */
+    if (refused_too_often(c))
+        return;
     log_info("the pool refused the token");
     token_free(&c->token);
     if (c->source == SOURCE_TOKEN)

@@ -439,6 +439,21 @@ static int set_headers(struct http_call *c)
     return err;
 }
 
+/* What curl would take from the environment, and besides it what no proxy can reach. */
+static void set_no_proxy(CURL *e)
+{
+    const char *told = getenv("no_proxy");
+    if (!told)
+        told = getenv("NO_PROXY");
+    _cleanup_buf_ struct buf hosts = {0};
+    if (told && strcmp(told, "*") == 0)
+        buf_adds(&hosts, told);
+    else
+        buf_addf(&hosts, "%s%slocalhost,127.0.0.1,::1,169.254.169.254", told ? told : "",
+                 told && *told ? "," : "");
+    curl_easy_setopt(e, CURLOPT_NOPROXY, hosts.data); /* copied */
+}
+
 static void set_common(struct http_call *c)
 {
     CURL *e = c->easy;
@@ -481,7 +496,7 @@ static void set_common(struct http_call *c)
     } else if (c->request.metadata) {
         curl_easy_setopt(e, CURLOPT_PROXY, "");
     } else {
-        curl_easy_setopt(e, CURLOPT_NOPROXY, "localhost,127.0.0.1,::1,169.254.169.254");
+        set_no_proxy(e);
     }
 }
 
