@@ -67,10 +67,16 @@ static int offered_version(const char *list, unsigned from)
     return -1;
 }
 
+static bool is_about_version(const struct session_error *e)
+{
+    return e->hint == HINT_OTHER_VERSION || e->status == 404 ||
+           (e->status == 400 && e->message && strcasestr(e->message, "api-version"));
+}
+
 /* The next version to try after this refusal; false: none. */
 static bool next_version(struct session *s, const struct session_error *e, const char *supported)
 {
-    if (s->wanted_version || (e->hint != HINT_OTHER_VERSION && e->status != 404))
+    if (s->wanted_version || !is_about_version(e))
         return false;
     int offered = s->offered ? -1 : offered_version(supported, s->candidate + 1);
     if (s->candidate + 1 >= SHAPES)

@@ -23,9 +23,9 @@ static cJSON *body_json(const struct session *s, const struct session_code *code
     cJSON_AddStringToObject(inner, "code", code->code);
     if (code->timeout_s > 0)
         cJSON_AddNumberToObject(inner, "timeoutInSeconds", (double)code->timeout_s);
-    if (code->streams_max && s->shape.empty_kernel)
+    if (code->streams_max && s->shape.empty_kernel && !s->old_execute)
         cJSON_AddNumberToObject(inner, "outputStreamsMaxLength", (double)code->streams_max);
-    if (code->empty_kernel && s->shape.empty_kernel && !s->no_empty_kernel)
+    if (code->empty_kernel && execution_form(s).empty_kernel)
         cJSON_AddBoolToObject(inner, "useEmptyKernel", true);
     return body;
 }
@@ -35,7 +35,9 @@ struct http_call *execution_start(struct session *s, const struct session_code *
 {
     _cleanup_json_ cJSON *json = body_json(s, code);
     _cleanup_free_ char *body = cJSON_PrintUnformatted(json);
-    _cleanup_free_ char *url = url_plain(s, s->shape.old ? "code/execute" : "executions", NULL);
+    bool old = s->shape.old || s->old_execute;
+    _cleanup_free_ char *url = url_plain(s, old ? "code/execute" : "executions",
+                                         s->old_execute ? "2024-02-02-preview" : NULL);
     if (!body || !url)
         return NULL;
     int64_t deadline = code->deadline_ms;
@@ -67,7 +69,8 @@ struct execution_form execution_form(const struct session *s)
 {
     return (struct execution_form){
         .envelope = s->envelope,
-        .empty_kernel = s->shape.empty_kernel && !s->no_empty_kernel,
+        .empty_kernel = s->shape.empty_kernel && !s->no_empty_kernel && !s->old_execute,
+        .old = s->shape.old || s->old_execute,
     };
 }
 
@@ -77,8 +80,13 @@ bool execution_refused(struct session *s, const struct session_error *e,
     if (e->status != 400)
         return false;
     if (e->hint == HINT_OTHER_SHAPE) {
-        if (form->other_shape_tried)
+        if (form->other_shape_tried && form->old)
             return false;
+        if (form->other_shape_tried) {
+            /* Some pools refuse both shapes here and run the same code the old way. */
+            s->old_execute = s->envelope = true;
+            return true;
+        }
         if (s->envelope == form->envelope)
             s->envelope = !s->envelope; /* else another call found out meanwhile */
         form->other_shape_tried = true;

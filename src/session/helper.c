@@ -28,7 +28,8 @@ enum {
     REQUESTS_MAX = 256,
     LOOK_FIRST_MS = 200,
     LOOK_LONGEST_MS = 3000,
-    TIMEOUT_S = 200, /* below the service's own 220 s */
+    TIMEOUT_S = 200,                     /* below the service's own 220 s */
+    GIVE_UP_MS = 2 * HELPER_DEADLINE_MS, /* it may stand behind a script of the user's */
 };
 
 struct helper_request {
@@ -304,7 +305,7 @@ static void start_batch(struct helper *h)
     text_uuid(h->operation_id);
     h->form.other_shape_tried = h->looked = false;
     h->look_ms = LOOK_FIRST_MS;
-    h->give_up_at = clock_ms() + HELPER_DEADLINE_MS;
+    h->give_up_at = clock_ms() + GIVE_UP_MS;
     h->code = err ? NULL : batch_code(h, &requests);
     log_debug("helper: %d requests, %zu bytes", count, h->code ? strlen(h->code) : 0);
     send_batch(h);
@@ -330,6 +331,11 @@ helper_ask(struct session *s, cJSON *request,
     if (r)
         r->text = request ? cJSON_PrintUnformatted(request) : NULL;
     cJSON_Delete(request);
+    if (r && r->text && !text_is_utf8(r->text, strlen(r->text))) {
+        /* A name of other bytes: no JSON, and it would spoil what it goes with. */
+        free(r->text);
+        r->text = strdup("{\"op\":\"illegal\"}");
+    }
     if (!r || !r->text) {
         free(r);
         return NULL;

@@ -286,6 +286,10 @@ def space():
     return {"total": st.f_blocks * st.f_frsize, "free": st.f_bavail * st.f_frsize}
 
 
+def illegal():
+    raise error(errno.EILSEQ)
+
+
 def call(code, args=None):
     names = {"__name__": "acafs_call"}
     exec(compile(code, "<acafs>", "exec"), names)
@@ -308,6 +312,7 @@ OPS = {
     "drop": lambda r: drop(r.get("name"), r.get("names", ())),
     "adopt": lambda r: settle(reserved(r["stage"]), r["path"]),
     "join": lambda r: join(r["parts"], r["path"]),
+    "illegal": lambda r: illegal(),
     "call": lambda r: call(r["code"], r.get("args")),
     "probe": lambda r: {"python": ".".join(map(str, __import__("sys").version_info[:3])),
                         "root": ROOT, "pid": os.getpid()},

@@ -47,6 +47,7 @@ struct session {
     bool offered;       /* api-supported-versions chose the one being tried */
 
     bool envelope;        /* body shape of executions */
+    bool old_execute;     /* executions go the old way, whatever the version of the rest */
     bool no_empty_kernel; /* refused */
     int ranges;
     enum subdirectories subdirectories; /* whether `path=` means below /mnt/data */
@@ -156,7 +157,7 @@ struct http_call *execution_start(struct session *, const struct session_code *,
                                   void (*done)(void *arg, const struct http_result *), void *arg);
 /* How an execution was sent. */
 struct execution_form {
-    bool envelope, empty_kernel;
+    bool envelope, empty_kernel, old;
     bool other_shape_tried;
 };
 struct execution_form execution_form(const struct session *);

@@ -180,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def execute(self, body, old):
         envelope = "properties" in body
-        if envelope != rules().get("envelope", old):
+        if envelope != rules().get("envelope", old) or rules().get("old_only") and not old:
             return self.fail(400, "SessionPropertiesMissing")
         body = body.get("properties", body)
         if "useEmptyKernel" in body and rules().get("no_empty_kernel"):

@@ -453,6 +453,7 @@ static void servers_differ_and_the_helper_works(void **state)
         "{\"versions\": [\"2024-02-02-preview\"]}",
         "{\"versions\": [\"2024-02-02-preview\"], \"envelope\": false, \"quote\": true}",
         "{\"versions\": [\"2024-10-02-preview\"]}",
+        "{\"old_only\": true}",
     };
     for (size_t i = 0; i < sizeof servers / sizeof *servers; i++) {
         char name[8];
@@ -463,6 +464,18 @@ static void servers_differ_and_the_helper_works(void **state)
         assert_well(f);
         assert_true(fixture_exists(f, name));
     }
+}
+
+static void name_of_other_bytes_spoils_no_other(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    assert_non_null(session_mkdir(f->session, "good", 0777, on_done, f));
+    assert_non_null(session_mkdir(f->session, "bad\xff", 0777, on_done, f));
+    fixture_wait_all(f, 3);
+    assert_int_equal(f->err, -EILSEQ);
+    assert_true(fixture_exists(f, "good"));
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
 }
 
 static void broken_execution_is_an_error(void **state)
@@ -632,6 +645,7 @@ int main(void)
         with_pool(lost_answer_is_looked_for),
         with_pool(running_execution_is_followed),
         with_pool(servers_differ_and_the_helper_works),
+        with_pool(name_of_other_bytes_spoils_no_other),
         with_pool(broken_execution_is_an_error),
         with_pool(any_code_is_called),
         with_pool(old_shape),
