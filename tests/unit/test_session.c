@@ -394,6 +394,11 @@ static void names_are_changed(void **state)
     assert_true(f->space.total > 0 && f->space.free <= f->space.total);
 }
 
+static void quit_loop(void *arg)
+{
+    loop_quit(((struct fixture *)arg)->loop, 7);
+}
+
 static void helpers_are_batched_in_order(void **state)
 {
     struct fixture *f = *state;
@@ -408,6 +413,130 @@ static void helpers_are_batched_in_order(void **state)
     *strrchr(path, '/') = '\0';
     assert_true(fixture_exists(f, path)); /* each in the one before */
     assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
+}
+
+static void requests_wait_for_the_one_under_way(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    fixture_rules(f, "{\"slow\": 0.5}");
+    struct session_call *first = session_mkdir(f->session, "d", 0777, on_done, f);
+    assert_non_null(first);
+    struct loop_timer pause;
+    loop_timer_init(&pause, f->loop, quit_loop, f);
+    loop_timer_set(&pause, 100);
+    assert_int_equal(loop_run(f->loop), 7);
+    session_cancel(first); /* under way: done all the same, and not told */
+    char path[16];
+    for (int i = 0; i < 20; i++) {
+        snprintf(path, sizeof path, "d/%d", i);
+        assert_non_null(session_mkdir(f->session, path, 0777, on_done, f));
+    }
+    fixture_wait_all(f, 21);
+    assert_well(f);
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 2);
+    assert_int_equal(f->answers, 21);
+}
+
+static void many_at_once(void **state)
+{
+    struct fixture *f = *state;
+    char *data = pattern(500000);
+    char path[32];
+    for (unsigned i = 0; i < 40; i++) {
+        static const char *const before[] = {"f", "sub/f", "v1.2/f", "s/t/f+"};
+        snprintf(path, sizeof path, "%s%u", before[i % 4], i);
+        assert_non_null(
+            session_upload_bytes(f->session, path, data, 1000 + i * 12000, on_entry, f));
+    }
+    fixture_wait_all(f, 40);
+    assert_well(f);
+    assert_true(fixture_holds(f, "sub/f37", data, 1000 + 37 * 12000));
+    assert_true(fixture_holds(f, "v1.2/f38", data, 1000 + 38 * 12000));
+    assert_true(fixture_holds(f, "s/t/f+39", data, 1000 + 39 * 12000));
+    free(data);
+}
+
+/* --- callbacks that cancel their own call, and callbacks that ask for more */
+
+struct canceler {
+    struct fixture *f;
+    struct session_call *call;
+    bool at_head;
+};
+
+static int cancel_head(void *arg, uint64_t start, int64_t size, const struct timespec *mtime)
+{
+    struct canceler *c = arg;
+    if (c->at_head) {
+        session_cancel(c->call);
+        loop_quit(c->f->loop, 7);
+    }
+    return 0;
+}
+
+static int cancel_data(void *arg, const void *data, size_t len)
+{
+    struct canceler *c = arg;
+    assert_false(c->at_head);
+    session_cancel(c->call);
+    loop_quit(c->f->loop, 7);
+    return 0;
+}
+
+static void cancel_done(void *arg, const struct session_error *e)
+{
+    fail_msg("a canceled download was answered");
+}
+
+static void download_may_be_canceled_by_its_taker(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const names[] = {"plain", "o+d"};
+    fixture_write(f, "plain", "0123456789", 10);
+    fixture_write(f, "o+d", "0123456789", 10);
+    for (int i = 0; i < 4; i++) {
+        struct canceler c = {.f = f, .at_head = i / 2};
+        const struct session_sink sink = {
+            .on_head = cancel_head, .on_data = cancel_data, .done = cancel_done, .arg = &c};
+        c.call = session_download(f->session, names[i % 2], 0, &sink);
+        assert_int_equal(loop_run(f->loop), 7);
+        fixture_wait(f, session_connect(f->session, on_done, f));
+    }
+}
+
+static int refuse_data(void *arg, const void *data, size_t len)
+{
+    return -ENOSPC;
+}
+
+static void taker_may_stop_a_download(void **state)
+{
+    struct fixture *f = *state;
+    struct session_sink sink = fixture_sink(f);
+    sink.on_data = refuse_data;
+    fixture_write(f, "plain", "0123456789", 10);
+    fixture_write(f, "o+d", "0123456789", 10);
+    fixture_wait(f, session_download(f->session, "plain", 0, &sink));
+    assert_int_equal(f->err, -ENOSPC);
+    fixture_wait(f, session_download(f->session, "o+d", 0, &sink));
+    assert_int_equal(f->err, -ENOSPC);
+}
+
+static void on_done_then_more(void *arg, const struct session_error *e)
+{
+    struct fixture *f = arg;
+    assert_non_null(session_mkdir(f->session, "d/e", 0777, on_done, f));
+    on_done(arg, e);
+}
+
+static void callback_may_ask_for_more(void **state)
+{
+    struct fixture *f = *state;
+    assert_non_null(session_mkdir(f->session, "d", 0777, on_done_then_more, f));
+    fixture_wait_all(f, 2);
+    assert_well(f);
+    assert_true(fixture_exists(f, "d/e"));
 }
 
 static void canceled_request_is_not_sent(void **state)
@@ -641,6 +770,11 @@ int main(void)
         with_pool(odd_directory_is_scanned),
         with_pool(names_are_changed),
         with_pool(helpers_are_batched_in_order),
+        with_pool(requests_wait_for_the_one_under_way),
+        with_pool(many_at_once),
+        with_pool(download_may_be_canceled_by_its_taker),
+        with_pool(taker_may_stop_a_download),
+        with_pool(callback_may_ask_for_more),
         with_pool(canceled_request_is_not_sent),
         with_pool(lost_answer_is_looked_for),
         with_pool(running_execution_is_followed),
