@@ -97,7 +97,7 @@ static int read_entry(const cJSON *item, bool cut, struct entry *out)
 
     uint64_t size;
     bool sized = json_uint(item, "sizeInBytes", &size) || json_uint(item, "size", &size);
-    out->size = sized && out->kind == ENTRY_FILE ? (int64_t)size : -1;
+    out->size = sized && out->kind != ENTRY_DIRECTORY ? (int64_t)size : -1;
     const char *time = either(item, "lastModifiedAt", "lastModifiedTime", "last_modified_time");
     if (!time)
         time = json_string(item, "mtime"); /* the helper's */

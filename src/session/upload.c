@@ -125,6 +125,7 @@ static void put_done(struct session_call *c, const cJSON *value)
 /* Whether `path` led below the file root, where stat looks. */
 static void landed(struct session_call *c, const cJSON *value)
 {
+    struct upload_call *u = (struct upload_call *)c;
     struct session *s = c->session;
     uint64_t age = UINT64_MAX;
     if (c->error.err && c->error.err != -ENOENT && c->error.err != -ENOTDIR) {
@@ -132,7 +133,9 @@ static void landed(struct session_call *c, const cJSON *value)
         call_end(c);
         return;
     }
-    if (value && json_uint(value, "age", &age) && age < FRESH_S && take_entry(c, value)) {
+    uint64_t size;
+    if (value && json_uint(value, "age", &age) && age < FRESH_S &&
+        json_uint(value, "size", &size) && size == u->size) {
         if (s->subdirectories == PATH_UNKNOWN)
             s->subdirectories = PATH_GOOD;
         call_end(c);
