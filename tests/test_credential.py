@@ -946,14 +946,14 @@ def test_order(bench):
 @pytest.mark.parametrize("word, text", [
     ("EnvironmentCredential", "authority"), ("workloadidentitycredential", "authority"),
     ("MANAGEDIDENTITYCREDENTIAL", "metadata"), ("AzureCliCredential", "az"),
-    ("azuredevelopercliCredential", "azd"), ("prod", "authority"), ("dev", "az"), ("DEV", "az")])
+    ("azuredevelopercliCredential", "azd"), (" AzureCliCredential ", "az"), ("prod", "authority"), ("dev", "az"), ("DEV", "az")])
 def test_selection_by_variable(bench, word, text):
     env, _ = everything(bench)
     driver = bench.driver({**env, "AZURE_TOKEN_CREDENTIALS": word}).gives(text)
     if len(word) > 4:
         taking_part = [name for name, (state, why) in driver.links().items()
                        if "left out" not in (why or "")]
-        assert [name.lower() for name in taking_part] == [word.lower()]
+        assert [name.lower() for name in taking_part] == [word.strip().lower()]
 
 
 @pytest.mark.parametrize("word, text", [
@@ -1221,6 +1221,11 @@ def memory(pid):
                 pass  # a guard page
 
 
+def sanitized():
+    """A sanitizer's allocator keeps what is freed, as it should; and its shadow is terabytes."""
+    return b"__asan_init" in DRIVER.read_bytes()
+
+
 def pieces(secret):
     """A secret that was overwritten but for some bytes is still a find."""
     data = secret.encode()
@@ -1252,9 +1257,9 @@ def test_nothing_is_left_of_a_dropped_token(bench, certificates):
     assert driver.do(f"call {pool.url}/files 1")["statuses"] == [200]
     assert driver.do(f"call {pool.url}/files 20")["statuses"] == [200] * 20
     driver.gives(text, 3)
-    assert finds(text, memory(pid)), "the search finds what is there"
+    assert sanitized() or finds(text, memory(pid)), "the search finds what is there"
     driver.do("refuse")
-    if b"__asan_init" not in DRIVER.read_bytes():  # its allocator keeps what is freed, as it should
+    if not sanitized():
         assert not finds(text, memory(pid))
     assert secret not in driver.said() and text not in driver.said()
     for name in ("cmdline", "environ"):
@@ -1262,8 +1267,10 @@ def test_nothing_is_left_of_a_dropped_token(bench, certificates):
         assert not finds(secret, [(name, shown)]) and not finds(text, [(name, shown)])
     status = json.dumps(driver.do("status"))
     assert secret not in status and text not in status
-    if shutil.which("gcore") and b"__asan_init" not in DRIVER.read_bytes():
-        process.run(["gcore", "-o", bench.folder / "core", str(pid)])
+    if shutil.which("gcore") and not sanitized():
+        done = process.run(["gcore", "-o", bench.folder / "core", str(pid)], check=False)
+        if "not permitted" in done.stdout + done.stderr:
+            pytest.skip("gcore may not look into other processes here (kernel.yama.ptrace_scope)")
         image = Path(f"{bench.folder}/core.{pid}").read_bytes()
         assert len(image) > 100_000 and b"credential_driver" in image
         assert not finds(text, [("core", image)]) and not finds(secret, [("core", image)])
@@ -1282,7 +1289,7 @@ def test_nothing_is_left_of_what_tools_and_files_gave(bench):
     fake, folder, env = arc(bench, bench.folder / "arc" / "n1.key", text=key)
     (folder / "n1.key").write_text(key)
     third = bench.driver(env, arc_directory=folder).gives("T1")
-    if b"__asan_init" not in DRIVER.read_bytes():
+    if not sanitized():
         assert not finds(first, memory(driver.process.pid))
         assert not finds(second, memory(other.process.pid))
         assert not finds(key, memory(third.process.pid))
@@ -1292,7 +1299,7 @@ def test_acafs_token_leaves_the_environment(bench):
     text = long_secret("given-")
     driver = bench.driver({"ACAFS_TOKEN": text}).gives(text)
     driver.do("refuse")
-    if b"__asan_init" not in DRIVER.read_bytes():
+    if not sanitized():
         assert not finds(text, memory(driver.process.pid))
 
 

@@ -94,7 +94,8 @@ static int add_header(struct buf *line, const char *name, const char *value)
     return buf_addf(line, "%s%s", name, value);
 }
 
-static void ask(struct attempt *a)
+/* False when it ended the attempt, which is then gone. */
+static bool ask(struct attempt *a)
 {
     struct buf secret = {0};
     const char *headers[4] = {NULL};
@@ -128,8 +129,10 @@ static void ask(struct attempt *a)
     };
     a->call = err ? NULL : http_start(a->settings->http, &request);
     buf_wipe(&secret);
-    if (!a->call)
-        end(a, TOKEN_FAILED, -ENOMEM, "out of memory");
+    if (a->call)
+        return true;
+    end(a, TOKEN_FAILED, -ENOMEM, "out of memory");
+    return false;
 }
 
 static void ask_again(void *arg)
@@ -350,8 +353,7 @@ static void *start(const struct settings *s, outcome_fn *done, void *arg)
     }
     bool probe = a->service == &imds && !s->alone;
     a->state = probe ? PROBING : ASKING;
-    ask(a);
-    return a;
+    return ask(a) ? a : NULL;
 }
 
 static void cancel(void *attempt)

@@ -30,6 +30,16 @@ static int choose(char **out, const char *option, const char *variable)
     return copy(out, option && *option ? option : getenv(variable));
 }
 
+/* AZURE_TOKEN_CREDENTIALS, which Azure's libraries read without the blanks around it. */
+static int copy_word(char **out, const char *value)
+{
+    value = value ? value + strspn(value, " \t") : "";
+    int err = copy(out, value);
+    for (size_t len = *out ? strlen(*out) : 0; len && strchr(" \t", (*out)[len - 1]);)
+        (*out)[--len] = '\0';
+    return err;
+}
+
 static int choose_file(char **out, const char *option, const char *variable)
 {
     const char *name = option && *option ? option : variable ? getenv(variable) : NULL;
@@ -90,7 +100,7 @@ static int collect(struct settings *s, const struct credential_options *o)
     int err = collect_secrets(s, o);
     err = err ? err : collect_platform(s);
     bool whole = o->kind && *o->kind && strcmp(o->kind, "default") != 0;
-    err = err ? err : copy(&s->kind, whole ? o->kind : getenv("AZURE_TOKEN_CREDENTIALS"));
+    err = err ? err : copy_word(&s->kind, whole ? o->kind : getenv("AZURE_TOKEN_CREDENTIALS"));
     err = err ? err : choose(&s->tenant, o->tenant_id, "AZURE_TENANT_ID");
     err = err ? err : copy(&s->tool_tenant, o->tenant_id);
     err = err ? err : choose(&s->client, o->client_id, "AZURE_CLIENT_ID");
