@@ -1089,6 +1089,20 @@ def test_one_refresh_for_fifty(bench):
     assert len(fake.requests) == 1
 
 
+def test_one_failure_for_fifty(bench):
+    fake = bench.fake(answer(400, {"error": "x"}))
+    reply = bench.driver(with_secret(fake)).get(50)
+    assert reply["errs"] == ["EACCES"] * 50 and len(fake.requests) == 1
+
+
+def test_those_who_no_longer_wait_are_not_told(bench):
+    fake = bench.fake(token("T1"))
+    driver = bench.driver(with_secret(fake))
+    driver.do("cancel 20")  # 7 and 20 have no common factor: each once
+    driver.gives("T1")
+    assert len(fake.requests) == 1, "their refresh is the next one's"
+
+
 def test_one_refresh_for_fifty_requests_to_the_pool(bench):
     """Also when those that wait hold all places for transfers."""
     fake, pool = bench.fake(token("T1")), bench.fake(answer(200))

@@ -2,6 +2,7 @@
  * credential_options; commands come on stdin, one a line, and each is answered by one line of JSON:
  *
  *     get N        asks N times at once: {"errs":[…],"sums":[…],"why":…}, tokens as SHA-256 only
+ *     cancel N     asks N times and takes it all back
  *     call URL N   N authorized GETs at once: {"statuses":[…],"errs":[…],"why":…}
  *     refuse       reports the last token as refused
  *     clock S      moves the clock by S seconds
@@ -108,6 +109,23 @@ static void get(struct driver *d, unsigned count)
         a->get(a->self, token_came, d);
 }
 
+static void never(void *arg, int err, const char *token, const char *why)
+{
+    fputs("driver: a cancelled request was answered\n", stderr);
+    exit(2);
+}
+
+static void cancel(struct driver *d, unsigned count)
+{
+    const struct http_authorizer *a = credential_authorizer(d->credential);
+    void *handles[100];
+    for (unsigned i = 0; i < count && i < 100; i++)
+        handles[i] = a->get(a->self, never, d);
+    for (unsigned i = 0; i < count && i < 100; i++)
+        a->cancel(a->self, handles[(i * 7 + 3) % count]); /* in no particular order */
+    say(cJSON_CreateObject());
+}
+
 static void call(struct driver *d, const char *url, unsigned count)
 {
     begin(d, "statuses", count);
@@ -143,6 +161,8 @@ static void obey(struct driver *d, char *line)
         get(d, count);
     } else if (sscanf(line, "call %511s %u", url, &count) == 2) {
         call(d, url, count);
+    } else if (sscanf(line, "cancel %u", &count) == 1) {
+        cancel(d, count);
     } else if (sscanf(line, "clock %ld", &seconds) == 1) {
         clock_offset += seconds;
         say(cJSON_CreateObject());
