@@ -225,28 +225,41 @@ static const char *range_header(const struct request *r, time_t modified)
     return request_header(r, "Range");
 }
 
-/* Takes fd over. */
-static void reply_part(struct request *r, int fd, uint64_t first, uint64_t last, uint64_t size)
+/* A piece of a file on its way out. Not sendfile(): libmicrohttpd would wait for ever for the
+ * rest of a file that was cut short meanwhile. */
+struct piece {
+    int fd;
+    uint64_t first;
+};
+
+static ssize_t read_piece(void *arg, uint64_t at, char *to, size_t most)
 {
-    r->reply = MHD_create_response_from_fd_at_offset64(last - first + 1, fd, first);
-    if (!r->reply) {
-        close(fd);
-        reply_empty(r, 500);
-        return;
-    }
-    r->status = 206;
-    char text[96];
-    snprintf(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)first,
-             (unsigned long long)last, (unsigned long long)size);
-    reply_add(r, "Content-Range", text);
+    const struct piece *p = arg;
+    ssize_t n = pread(p->fd, to, most, (off_t)(p->first + at));
+    return n > 0 ? n : MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
-static void reply_whole(struct request *r, int fd, uint64_t size)
+static void free_piece(void *arg)
 {
-    r->reply = MHD_create_response_from_fd64(size, fd);
-    if (!r->reply)
+    struct piece *p = arg;
+    close(p->fd);
+    free(p);
+}
+
+/* Takes fd over. */
+static void reply_bytes(struct request *r, unsigned status, int fd, uint64_t first, uint64_t count)
+{
+    enum { BLOCK = 256 * 1024 };
+    struct piece *p = malloc(sizeof *p);
+    if (p) {
+        *p = (struct piece){.fd = fd, .first = first};
+        r->reply = MHD_create_response_from_callback(count, BLOCK, read_piece, p, free_piece);
+    }
+    if (!r->reply) {
+        free(p);
         close(fd);
-    r->status = r->reply ? 200 : 500;
+    }
+    r->status = r->reply ? status : 500;
 }
 
 static void reply_file(struct request *r, int fd, const struct file_info *info)
@@ -259,15 +272,19 @@ static void reply_file(struct request *r, int fd, const struct file_info *info)
         close(fd);
         reply_empty(r, status != 200 ? status : 416);
     } else if (range == RANGE_PART) {
-        reply_part(r, fd, first, last, info->size);
+        reply_bytes(r, 206, fd, first, last - first + 1);
     } else {
-        reply_whole(r, fd, info->size);
+        reply_bytes(r, 200, fd, 0, info->size);
     }
-    char text[64];
-    if (r->status == 416) {
-        snprintf(text, sizeof text, "bytes */%llu", (unsigned long long)info->size);
+    char text[96];
+    unsigned long long size = info->size;
+    if (r->status == 206)
+        snprintf(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)first,
+                 (unsigned long long)last, size);
+    else
+        snprintf(text, sizeof text, "bytes */%llu", size);
+    if (r->status == 206 || r->status == 416)
         reply_add(r, "Content-Range", text);
-    }
     wire_format_date(info->mtime.tv_sec, text);
     reply_add(r, "Last-Modified", text);
     reply_add(r, "Accept-Ranges", "bytes");

@@ -310,7 +310,7 @@ class Kernel:
         """Makes the source known to tracebacks and inspect."""
         self.count += 1
         name = f"<execution {self.count}>"
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        linecache.cache[name] = (len(code), None, [line + "\n" for line in code.splitlines()], name)
         self.sources.append(name)
         if len(self.sources) > KEPT_SOURCES:
             linecache.cache.pop(self.sources.pop(0), None)
@@ -473,7 +473,7 @@ def as_json(value):
 
 def escape_surrogates(error):
     """JSON has only characters: what is half of one becomes U+FFFD."""
-    return "\ufffd" * (error.end - error.start), error.end
+    return "\ufffd".encode() * (error.end - error.start), error.end
 
 
 def forget_own_frames(told):

@@ -20,6 +20,8 @@
 #include "util/cleanup.h"
 #include "util/text.h"
 
+enum { DRAIN_MS = 3000 }; /* for answers to leave, once nothing holds them up */
+
 struct program {
     struct options options;
     struct mainthread main;
@@ -181,6 +183,7 @@ static void tear_down(struct program *p)
     if (p->pool) {
         mainthread_close(&p->main);
         pool_close(p->pool);
+        pool_drain(p->pool, DRAIN_MS);
     }
     if (p->local)
         server_stop(p->local);

@@ -21,7 +21,7 @@ static const char usage[] =
     "                             looks for it)\n"
     "  --token-file FILE          the token callers must bear; else a random one is printed\n"
     "  --cooldown S               seconds until an unused session ends (300)\n"
-    "  --max-sessions N           sessions at a time (100)\n"
+    "  --max-sessions N           sessions at a time (600)\n"
     "  --execution-timeout S      longest execution (220)\n"
     "  --memory SIZE              memory of a session (2G)\n"
     "  --disk SIZE                files of a session (4G)\n"
@@ -196,7 +196,7 @@ bool options_parse(int argc, char **argv, struct options *out, int *status)
         .log_level = LOG_LEVEL_INFO,
         .pool = {.cooldown_s = 300,
                  .execution_timeout_s = 220,
-                 .max_sessions = 100,
+                 .max_sessions = 600,
                  .disk = (uint64_t)4 << 30,
                  .sandbox = {.limits = {.memory = (uint64_t)2 << 30, .processes = 256}}}};
     opterr = 0;

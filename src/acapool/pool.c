@@ -508,5 +508,16 @@ void pool_leave(struct pool *p)
     pthread_mutex_lock(&p->lock);
     p->requests--;
     p->request_ms = clock_ms();
+    pthread_cond_broadcast(&p->released);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void pool_drain(struct pool *p, int64_t most_ms)
+{
+    int64_t until = clock_ms() + most_ms;
+    struct timespec when = {until / 1000, until % 1000 * 1000000};
+    pthread_mutex_lock(&p->lock);
+    while (p->requests && pthread_cond_timedwait(&p->released, &p->lock, &when) != ETIMEDOUT) {
+    }
     pthread_mutex_unlock(&p->lock);
 }

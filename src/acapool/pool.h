@@ -56,5 +56,7 @@ uint64_t pool_count(struct pool *);
 /* Around each request, for --idle-exit. */
 void pool_enter(struct pool *);
 void pool_leave(struct pool *);
+/* After pool_close(): gives the requests under way time to be answered. */
+void pool_drain(struct pool *, int64_t most_ms);
 
 #endif
