@@ -336,24 +336,24 @@ def test_head(digits):
 # --- uploads, hostile and large
 
 def test_forms_that_are_none(session):
-    kind = "multipart/form-data; boundary=b"
+    kind = "multipart/form-data; boundary=bound"
     whole, good = form("a", b"x")
-    for body, type_ in ((b"", kind), (b"--b\r\n", kind), (b"nonsense", kind), (b"{}", "application/json"), (whole, None),
-                        (whole[:-10], good), (b"--b--\r\n", kind), (b"file=x", "application/x-www-form-urlencoded"),
+    for body, type_ in ((b"", kind), (b"--bound\r\n", kind), (b"nonsense", kind), (b"{}", "application/json"), (whole, None),
+                        (whole[:-10], good), (b"--bound--\r\n", kind), (b"file=x", "application/x-www-form-urlencoded"),
                         (whole, "multipart/form-data")):
         answer = session.call("POST", "files", body, {"Content-Type": type_} if type_ else {})
         assert answer.status == 400, (body, type_)
     body, kind = form("a", b"x", field="other")
     assert session.call("POST", "files", body, {"Content-Type": kind}).status == 400
-    body = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nno name\r\n--b--\r\n'
-    assert session.call("POST", "files", body, {"Content-Type": "multipart/form-data; boundary=b"}).status == 400
+    body = b'--bound\r\nContent-Disposition: form-data; name="file"\r\n\r\nno name\r\n--bound--\r\n'
+    assert session.call("POST", "files", body, {"Content-Type": kind}).status == 400
     assert session.names() == []
 
 
 def test_only_the_first_file_counts(session):
-    body = b"".join(b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n' % part for part in (
-        (b"other", b"o", b"x"), (b"file", b"first", b"1" * 100_000), (b"file", b"second", b"2" * 100_000))) + b"--b--\r\n"
-    answer = session.call("POST", "files", body, {"Content-Type": "multipart/form-data; boundary=b"})
+    body = b"".join(b'--bound\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n' % part for part in (
+        (b"other", b"o", b"x"), (b"file", b"first", b"1" * 100_000), (b"file", b"second", b"2" * 100_000))) + b"--bound--\r\n"
+    answer = session.call("POST", "files", body, {"Content-Type": "multipart/form-data; boundary=bound"})
     assert (answer.status, answer.json()["name"]) == (200, "first")
     assert session.names() == ["first"] and session.get("first").body == b"1" * 100_000
 

@@ -103,7 +103,7 @@ static bool read_id(struct request *r, const char **id)
 static struct execution *submit(struct request *r, const cJSON *body)
 {
     _cleanup_buf_ struct buf decoded = {0};
-    struct execution_request request = {0};
+    struct execution_request request = {.old_values = r->version & API_OLD_SHAPE};
     json_bool(body, "useEmptyKernel", &request.empty_kernel);
     if (!read_code(r, body, &decoded, &request.code) ||
         !read_type(r, body, &request.asynchronous) || !read_timeout(r, body, &request.timeout_ms) ||

@@ -359,72 +359,63 @@ static int begin_file(struct request *r, const char *file_name)
     return upload_begin(&r->upload, &r->session->files);
 }
 
-static enum MHD_Result receive_part(void *arg, enum MHD_ValueKind kind, const char *key,
-                                    const char *file_name, const char *type, const char *encoding,
-                                    const char *data, uint64_t offset, size_t len)
+static void begin_part(void *arg, const char *name, const char *file_name)
 {
     struct request *r = arg;
-    bool ours = key && strcasecmp(key, "file") == 0 && file_name;
-    if (r->file == FILE_RECEIVING && (!ours || offset == 0))
-        r->file = FILE_COMPLETE; /* the next part begins */
-    if (!ours || r->file == FILE_COMPLETE)
-        return MHD_YES;
-    if (r->file == FILE_AWAITED)
+    if (r->file == FILE_RECEIVING)
+        r->file = FILE_COMPLETE;
+    else if (r->file == FILE_AWAITED && file_name && strcasecmp(name, "file") == 0)
         r->file_error = begin_file(r, file_name);
-    if (r->file_error)
-        return MHD_YES; /* the rest is read and dropped, to answer properly */
+}
+
+static void receive_data(void *arg, const void *data, size_t len)
+{
+    struct request *r = arg;
+    if (r->file != FILE_RECEIVING || r->file_error)
+        return; /* after an error the rest is read and dropped, to answer properly */
     if (r->upload.size + len > UPLOAD_MAX)
         r->file_error = -EFBIG;
     else if (disk_full(r))
         r->file_error = -ENOSPC;
     else
         r->file_error = upload_write(&r->upload, data, len);
-    return MHD_YES;
 }
 
-static struct MHD_PostProcessor *form_of(struct request *r)
+void upload_receive(struct request *r, const char *data, size_t len)
 {
-    enum { FORM_BUFFER = 128 * 1024 };
-    const char *type = request_header(r, "Content-Type");
-    if (!type || strncasecmp(type, "multipart/form-data", 19) != 0)
-        return NULL;
-    return MHD_create_post_processor(r->connection, FORM_BUFFER, receive_part, r);
-}
-
-bool upload_receive(struct request *r, const char *data, size_t len)
-{
-    if (!r->form)
-        r->form = form_of(r);
-    if (r->form && MHD_post_process(r->form, data, len) == MHD_NO && !r->file_error)
-        r->file_error = -EBADMSG;
-    return true;
+    const struct form_handler handler = {.part = begin_part, .data = receive_data, .arg = r};
+    if (!r->has_form && !r->file_error) {
+        r->file_error = form_init(&r->form, request_header(r, "Content-Type"), &handler);
+        r->has_form = !r->file_error;
+    }
+    int err = r->has_form ? form_feed(&r->form, data, len) : 0;
+    if (!err)
+        return;
+    r->file_error = err;
+    form_free(&r->form);
+    r->has_form = false;
 }
 
 void upload_forget(struct request *r)
 {
-    if (r->form)
-        MHD_destroy_post_processor(r->form);
+    form_free(&r->form);
     if (r->upload.files)
         upload_abort(&r->upload);
-    r->form = NULL;
     free(r->file_name);
     r->file_name = NULL;
 }
 
 /* The body is here: is it a whole form with a file in it? */
-static bool form_complete(struct request *r)
+static bool file_received(struct request *r)
 {
-    bool form = r->form;
-    if (form && MHD_destroy_post_processor(r->form) == MHD_NO && !r->file_error)
-        r->file_error = -EBADMSG;
-    r->form = NULL;
+    bool whole = r->has_form && form_complete(&r->form);
     if (r->file_error == -EFBIG)
         reply_error(r, 413, "FileTooLarge", "The file is larger than %d MB.", UPLOAD_MAX >> 20);
-    else if (r->file_error == -EBADMSG || !form)
+    else if (r->file_error && r->has_form)
+        reply_errno(r, r->file_error, "", r->file_name ? wire_base_name(r->file_name) : "");
+    else if (!whole)
         reply_error(r, 400, "SessionRequestValidationFailed",
                     "The body is not a complete multipart/form-data document.");
-    else if (r->file_error)
-        reply_errno(r, r->file_error, "", r->file_name ? r->file_name : "");
     else if (r->file == FILE_AWAITED)
         reply_error(r, 400, "SessionRequestValidationFailed",
                     "The form has no part called 'file' with a file name.");
@@ -433,7 +424,7 @@ static bool form_complete(struct request *r)
 
 static bool put_in_place(struct request *r, const char *directory, struct file_info *info)
 {
-    if (!form_complete(r))
+    if (!file_received(r))
         return false;
     const char *name = wire_base_name(r->file_name);
     if (!name_ok(r, name))

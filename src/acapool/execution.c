@@ -123,6 +123,7 @@ static const char *reason(enum kernel_outcome outcome)
 static enum execution_state run(struct execution *e)
 {
     struct kernel_request request = {.code = e->code,
+                                     .old_values = e->old_values,
                                      .deadline = e->deadline,
                                      .streams_max = e->streams_max,
                                      .sandbox = get_sandbox,
@@ -179,6 +180,7 @@ static struct execution *execution_new(struct session *s, const struct execution
     e->id = strdup(request->id ? request->id : uuid);
     e->code = strdup(request->code);
     e->asynchronous = request->asynchronous;
+    e->old_values = request->old_values;
     e->kernel = request->empty_kernel   ? KERNEL_EMPTY
                 : request->asynchronous ? KERNEL_ASYNCHRONOUS
                                         : KERNEL_SYNCHRONOUS;

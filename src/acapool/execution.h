@@ -25,7 +25,7 @@ struct execution {
     atomic_uint references;
     char *id, *code;
     enum session_kernel kernel;
-    bool asynchronous;
+    bool asynchronous, old_values;
     int64_t deadline;
     uint64_t streams_max;
     enum execution_state state;  /* under the session's lock; when final: */
@@ -35,7 +35,7 @@ struct execution {
 struct execution_request {
     const char *id; /* operation-id, or NULL for a new one */
     const char *code;
-    bool asynchronous, empty_kernel;
+    bool asynchronous, empty_kernel, old_values;
     int64_t timeout_ms;
     uint64_t streams_max; /* characters */
 };

@@ -265,8 +265,10 @@ static int prepare(struct run *run, const struct kernel_request *request)
     size_t most = request->streams_max < MAX_STREAM ? (size_t)request->streams_max : MAX_STREAM;
     run->out.limit = run->err.limit = most * 4;
     size_t len = strlen(request->code);
-    uint32_t head[2] = {htonl((uint32_t)len + 4), htonl(++k->sequence)};
+    uint32_t head[2] = {htonl((uint32_t)len + 5), htonl(++k->sequence)};
     int err = buf_add(&run->request, head, sizeof head);
+    if (!err)
+        err = buf_adds(&run->request, request->old_values ? "O" : "N");
     return err ? err : buf_add(&run->request, request->code, len);
 }
 

@@ -40,6 +40,7 @@ enum kernel_outcome {
 
 struct kernel_request {
     const char *code;
+    bool old_values;      /* show values as the old shape does: see kernel.py */
     int64_t deadline;     /* clock_ms() */
     uint64_t streams_max; /* characters to keep of stdout and of stderr */
     /* A reference to the session's sandbox, started if need be; NULL when there is none to be had.

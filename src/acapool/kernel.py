@@ -6,8 +6,9 @@ packet: {"start": N} with three descriptors (channel, stdout, stderr) forks kern
 its channel is shut down, whoever else may hold it. What a script detached (setsid) stays.
 
 A kernel gets executions through its channel and answers each. Frame, both ways: length of the rest
-and sequence number, 32 bit big-endian each; then the code, or one byte b"S" or b"F" and the value of
-the last expression as JSON (nothing: no value). stdout and stderr are pipes that acapool drains."""
+and sequence number, 32 bit big-endian each; then one byte b"N" or b"O" (values for the new or the old
+shape of the API) and the code, or one byte b"S" or b"F" and the value of the last expression as JSON
+(nothing: no value). stdout and stderr are pipes that acapool drains."""
 
 import ast
 import base64
@@ -21,6 +22,7 @@ import json
 import linecache
 import math
 import os
+import pprint
 import resource
 import select
 import signal
@@ -200,6 +202,7 @@ class Kernel:
         self.pid = os.getpid()
         self.count = 0
         self.image = None
+        self.as_json = as_json
         self.sources = []
         self.loop = None
         self.module = types.ModuleType("__main__")
@@ -218,7 +221,8 @@ class Kernel:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             head = self.receive(8)
             size, sequence = struct.unpack(">II", head)
-            code = self.receive(size - 4)
+            mode, code = self.receive(1), self.receive(size - 5)
+            self.as_json = as_json_of_old if mode == b"O" else as_json
             good, value = self.execute(code.decode("utf-8", "replace"))
             if os.getpid() != self.pid:
                 os._exit(0 if good else 1)
@@ -287,7 +291,7 @@ class Kernel:
     def evaluate(self, code):
         """Runs code in the session's namespace; the value of its last expression, or None."""
         name = self.remember(code)
-        tree = ast.parse(code, name)
+        tree = parse(code, name)
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr) and not code.rstrip().endswith(";"):
             last = ast.Expression(tree.body.pop().value)
@@ -354,7 +358,7 @@ class Kernel:
                                "base64_data": base64.b64encode(self.image).decode()}).encode()
         if result is None:
             return b""
-        value = as_json(result)
+        value = self.as_json(result)
         if len(value) > MAX_VALUE:
             raise TooLarge(f"the value of the last expression takes {len(value)} bytes, more than {MAX_VALUE}")
         return value
@@ -469,6 +473,46 @@ def as_json(value):
             text = f"<{type(value).__name__} object: its repr() raised {type(error).__name__}>"
         text = json.dumps(text, ensure_ascii=False)
     return text.encode("utf-8", "replace_surrogates")
+
+
+def as_json_of_old(value):
+    """The old shape parses what a notebook would print: AutoGen takes the names of packages out of
+    "['a',\n 'b']". So a list or dict that prints as no JSON is shown as it prints."""
+    if isinstance(value, (list, tuple, dict)):
+        try:
+            text = pprint.pformat(value, width=79, sort_dicts=False)
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return json.dumps(text, ensure_ascii=False).encode("utf-8", "replace_surrogates")
+    return as_json(value)
+
+
+# --- what notebooks have beyond Python
+
+def parse(code, name):
+    """Code as a tree; lines like "!pip list" and "%matplotlib inline", which programs written for
+    notebooks have, are understood where Python alone is not."""
+    try:
+        return ast.parse(code, name)
+    except SyntaxError as error:
+        translated = "\n".join(translate(line) for line in code.splitlines())
+        try:
+            tree = ast.parse(translated, name)
+        except SyntaxError:
+            raise error from None
+        return tree
+
+
+def translate(line):
+    text = line.lstrip()
+    indent = line[:len(line) - len(text)]
+    if text.startswith("%pip "):
+        text = "!python3 -m " + text[1:]
+    if text.startswith("!"):
+        return f"{indent}__import__('os').system({text[1:].strip()!r});None"
+    if text.startswith("%matplotlib"):
+        return f"{indent}pass"
+    return line
 
 
 def escape_surrogates(error):

@@ -14,6 +14,7 @@
 #include <microhttpd.h>
 
 #include "acapool/files.h"
+#include "acapool/form.h"
 #include "acapool/pool.h"
 #include "acapool/wire.h"
 #include "util/buf.h"
@@ -66,7 +67,8 @@ struct request {
     struct buf body;   /* BODY_JSON */
     uint64_t received; /* bytes of body, kept or not */
     bool body_too_large;
-    struct MHD_PostProcessor *form; /* BODY_FILE */
+    struct form form; /* BODY_FILE */
+    bool has_form;
     struct upload upload;
     enum { FILE_AWAITED, FILE_RECEIVING, FILE_COMPLETE } file;
     char *file_name; /* as the client said */
@@ -120,8 +122,8 @@ void call_manage_get(struct request *);
 void call_manage_list(struct request *);
 void call_manage_stop(struct request *);
 
-/* Receives a piece of an upload's body: false when the connection is better closed. */
-bool upload_receive(struct request *, const char *data, size_t len);
+/* Receives a piece of an upload's body. */
+void upload_receive(struct request *, const char *data, size_t len);
 /* Frees what upload_receive() made. */
 void upload_forget(struct request *);
 

@@ -144,8 +144,10 @@ static bool receive(struct request *r, const char *data, size_t len)
     r->received += len;
     if (r->status)
         return r->received <= DISCARD_MAX;
-    if (r->route->body == BODY_FILE)
-        return upload_receive(r, data, len) && r->received <= DISCARD_MAX;
+    if (r->route->body == BODY_FILE) {
+        upload_receive(r, data, len);
+        return r->received <= DISCARD_MAX;
+    }
     if (r->body_too_large || r->body.len + len > JSON_BODY_MAX) {
         r->body_too_large = true;
         return r->received <= DISCARD_MAX;
