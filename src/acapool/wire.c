@@ -253,26 +253,24 @@ int wire_parse_date(const char *text, time_t *out)
     return -EINVAL;
 }
 
+/* The program keeps the C locale, so these are the English names that HTTP wants. */
 void wire_format_date(time_t time, char out[32])
 {
-    static const char days[][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-    static const char months[][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     struct tm tm = {0};
-    gmtime_r(&time, &tm);
-    snprintf(out, 32, "%s, %02d %s %d %02d:%02d:%02d GMT", days[tm.tm_wday % 7], tm.tm_mday,
-             months[tm.tm_mon % 12], tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
+    if (!gmtime_r(&time, &tm) || !strftime(out, 32, "%a, %d %b %Y %H:%M:%S GMT", &tm))
+        *out = '\0'; /* a year of more than 7 digits */
 }
 
 void wire_format_time(const struct timespec *time, int digits, char out[40])
 {
     struct tm tm = {0};
-    gmtime_r(&time->tv_sec, &tm);
     long fraction = time->tv_nsec;
     for (int i = digits; i < 9; i++)
         fraction /= 10;
-    snprintf(out, 40, "%04d-%02d-%02dT%02d:%02d:%02d.%0*ldZ", tm.tm_year + 1900, tm.tm_mon + 1,
-             tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, digits, fraction);
+    size_t len = 0;
+    if (gmtime_r(&time->tv_sec, &tm))
+        len = strftime(out, 29, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out + len, 40 - len, ".%0*ldZ", digits, fraction);
 }
 
 /* Bytes of the well-formed character at data, 0 if there is none. */
