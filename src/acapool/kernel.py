@@ -188,6 +188,10 @@ class TooLarge(Exception):
     pass
 
 
+class NotPython(Exception):
+    """Code that can't be compiled; the cause says why."""
+
+
 def out_of_the_way(fd):
     """The same file at a descriptor number that scripts do not meet by chance."""
     least = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 16)
@@ -280,6 +284,8 @@ class Kernel:
                 good = True
             finally:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except NotPython as error:
+            self.write_error("".join(traceback.format_exception_only(error.__cause__)))
         except BaseException as error:
             if os.getpid() != self.pid and isinstance(error, SystemExit):
                 good = not error.code
@@ -300,7 +306,12 @@ class Kernel:
         return self.step(last, name, "eval") if last else None
 
     def step(self, tree, name, mode):
-        code = compile(tree, name, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        try:
+            code = compile(tree, name, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            if isinstance(error, SyntaxError) and error.text is None and error.lineno:
+                error.text = linecache.getline(name, error.lineno)
+            raise NotPython from error
         value = eval(code, self.module.__dict__)
         if code.co_flags & inspect.CO_COROUTINE:
             import asyncio
@@ -330,6 +341,9 @@ class Kernel:
             text = "".join(told.format())
         except BaseException:
             text = f"{type(error).__name__} (its traceback could not be formatted)\n"
+        self.write_error(text)
+
+    def write_error(self, text):
         try:
             sys.stderr.flush()
         except BaseException:
@@ -497,10 +511,11 @@ def parse(code, name):
     except SyntaxError as error:
         translated = "\n".join(translate(line) for line in code.splitlines())
         try:
-            tree = ast.parse(translated, name)
+            return ast.parse(translated, name)
         except SyntaxError:
-            raise error from None
-        return tree
+            raise NotPython from error
+    except ValueError as error:  # NUL, or half a character
+        raise NotPython from error
 
 
 def translate(line):
