@@ -16,6 +16,7 @@
 enum {
     LIST_DEPTH = 256,  /* levels that a recursive listing goes down */
     REMOVE_DEPTH = 64, /* levels that removal holds open at once */
+    ENTRY_BYTES = 512, /* what a name counts for in usage */
     OPEN_DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
 };
 
@@ -347,7 +348,8 @@ static uint64_t usage(int fd, int depth)
         struct stat st;
         if (dots(entry->d_name) || fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW))
             continue;
-        sum += (uint64_t)st.st_blocks * 512;
+        /* Each entry takes something, and a file of several names is there once. */
+        sum += ENTRY_BYTES + (uint64_t)st.st_blocks * 512 / (S_ISDIR(st.st_mode) ? 1 : st.st_nlink);
         if (!S_ISDIR(st.st_mode) || depth == LIST_DEPTH)
             continue;
         int child = openat(fd, entry->d_name, OPEN_DIRECTORY);

@@ -19,7 +19,7 @@ OLD = "2024-02-02-preview"
 _build = Path(os.environ.get("ACAFS_BUILD") or Path(__file__).resolve().parents[2] / "build")
 ACAPOOL = Path(os.environ.get("ACAPOOL") or _build / "src/acapool/acapool").resolve()
 _libc = ctypes.CDLL(None)
-_ALARM = re.compile(r"ERROR: \w+Sanitizer|runtime error:|SUMMARY: \w+Sanitizer|double free|corrupted")
+_ALARM = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer|double free|corrupted")
 
 
 def sanitized():
