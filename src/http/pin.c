@@ -47,8 +47,8 @@ static CURLcode set_verify(CURL *easy, void *context, void *thumbprint)
 void http_pin(CURL *easy, const char *thumbprint)
 {
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 0L);
-    curl_easy_setopt(easy, CURLOPT_SSL_SESSIONID_CACHE,
-                     0L); /* a resumed session shows no certificate */
+    /* A resumed session shows no certificate. */
+    curl_easy_setopt(easy, CURLOPT_SSL_SESSIONID_CACHE, 0L);
     curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, (void *)thumbprint);
     if (curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, set_verify)) {
         /* A libcurl without OpenSSL can't pin. An authority list that doesn't exist refuses all. */

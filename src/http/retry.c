@@ -67,7 +67,5 @@ int64_t retry_delay(enum http_retry rule, const struct retry_outcome *o, unsigne
     delay = delay * 3 / 4 + (int64_t)(random % (uint32_t)(delay / 2 + 1));
     if (after_s >= 0)
         delay = after_s * 1000;
-    if (left_ms >= 0 && delay > left_ms)
-        delay = left_ms;
-    return delay;
+    return left_ms >= 0 && delay >= left_ms ? -1 : delay;
 }

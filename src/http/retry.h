@@ -17,9 +17,9 @@ struct retry_outcome {
 };
 
 /* Milliseconds to wait before the next attempt (attempts counts those made, from 1), or -1
- * for "do not". Honours Retry-After (seconds or an HTTP date, capped by left_ms);
- * otherwise 0.4 s doubled per attempt up to 20 s, with jitter of +-25 % taken from `random`
- * (any 32 bits). left_ms: until the deadline, or -1 for none. */
+ * for "do not". Honours Retry-After (seconds or an HTTP date); otherwise 0.4 s doubled per
+ * attempt up to 20 s, with jitter of +-25 % taken from `random` (any 32 bits). left_ms: until
+ * the deadline, or -1 for none; an attempt that would begin after it is not waited for. */
 int64_t retry_delay(enum http_retry, const struct retry_outcome *, unsigned attempts,
                     unsigned retries, int64_t left_ms, uint32_t random, time_t now);
 

@@ -1,4 +1,4 @@
-#include "http/http.h"
+#include "http/call.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,18 +15,24 @@ static char *part_of(CURLU *u, CURLUPart part, unsigned flags)
     return curl_url_get(u, part, &text, flags) == CURLUE_OK ? text : NULL;
 }
 
+/* localhost, which curl never looks up, 127.0.0.0/8 and ::1; no other name. */
 static bool is_loopback(const char *host)
 {
+    struct in_addr four;
     if (strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0)
         return true;
-    /* 127.0.0.0/8, as an address and nothing that only begins like one */
-    unsigned dots = 0;
-    for (const char *c = host; *c; c++) {
-        dots += *c == '.';
-        if (!strchr("0123456789.", *c))
-            return false;
-    }
-    return dots == 3 && strncmp(host, "127.", 4) == 0;
+    return inet_pton(AF_INET, host, &four) == 1 && ntohl(four.s_addr) >> 24 == 127;
+}
+
+bool url_is_loopback(const char *url)
+{
+    CURLU *u = curl_url();
+    char *host =
+        u && !curl_url_set(u, CURLUPART_URL, url, 0) ? part_of(u, CURLUPART_HOST, 0) : NULL;
+    bool loopback = host && is_loopback(host);
+    curl_free(host);
+    curl_url_cleanup(u);
+    return loopback;
 }
 
 /* Addresses that never leave the machine's own network; names are not looked up. */

@@ -4,10 +4,16 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #include <utlist.h>
 
+#include "util/log.h"
 #include "util/text.h"
+
+enum { LONGEST_POLL_MS = 3600 * 1000 };
+#define LONGEST_TIMER_MS (INT64_MAX / 4)
 
 struct loop_fd {
     struct loop_fd *prev, *next;
@@ -39,6 +45,7 @@ struct loop {
     bool in_turn;
     struct loop_timer **heap;
     size_t heap_len, heap_size;
+    uint64_t settings; /* of timers, ever */
     bool quit;
     int code;
     /* The helper thread and what it shares, under the lock. */
@@ -84,10 +91,18 @@ void loop_quit(struct loop *l, int code)
 
 void loop_wakeup(struct loop *l)
 {
+    int saved = errno; /* of the code that the signal interrupted */
     curl_multi_wakeup(l->multi);
+    errno = saved;
 }
 
-/* --- timers: a binary heap by time, each knowing its slot */
+/* --- timers: a binary heap by time and, where that is the same, the order in which they were
+ * set; each knows its slot */
+
+static bool comes_before(const struct loop_timer *a, const struct loop_timer *b)
+{
+    return a->at != b->at ? a->at < b->at : a->order < b->order;
+}
 
 static void heap_put(struct loop *l, size_t slot, struct loop_timer *t)
 {
@@ -98,7 +113,7 @@ static void heap_put(struct loop *l, size_t slot, struct loop_timer *t)
 static void sift_up(struct loop *l, size_t slot)
 {
     struct loop_timer *t = l->heap[slot];
-    while (slot && l->heap[(slot - 1) / 2]->at > t->at) {
+    while (slot && comes_before(t, l->heap[(slot - 1) / 2])) {
         heap_put(l, slot, l->heap[(slot - 1) / 2]);
         slot = (slot - 1) / 2;
     }
@@ -112,9 +127,9 @@ static void sift_down(struct loop *l, size_t slot)
         size_t child = 2 * slot + 1;
         if (child >= l->heap_len)
             break;
-        if (child + 1 < l->heap_len && l->heap[child + 1]->at < l->heap[child]->at)
+        if (child + 1 < l->heap_len && comes_before(l->heap[child + 1], l->heap[child]))
             child++;
-        if (l->heap[child]->at >= t->at)
+        if (!comes_before(l->heap[child], t))
             break;
         heap_put(l, slot, l->heap[child]);
         slot = child;
@@ -142,19 +157,25 @@ void loop_timer_stop(struct loop_timer *t)
     sift_down(l, (size_t)last->heap_slot);
 }
 
+static void make_room_for_timer(struct loop *l)
+{
+    if (l->heap_len < l->heap_size)
+        return;
+    size_t size = l->heap_size ? 2 * l->heap_size : 64;
+    struct loop_timer **heap = realloc(l->heap, size * sizeof *heap);
+    if (!heap)
+        abort(); /* a deadline that is never kept is worse */
+    l->heap = heap;
+    l->heap_size = size;
+}
+
 void loop_timer_set(struct loop_timer *t, int64_t ms)
 {
     struct loop *l = t->loop;
     loop_timer_stop(t);
-    if (l->heap_len == l->heap_size) {
-        size_t size = l->heap_size ? 2 * l->heap_size : 64;
-        struct loop_timer **heap = realloc(l->heap, size * sizeof *heap);
-        if (!heap)
-            abort(); /* a deadline that is never kept is worse */
-        l->heap = heap;
-        l->heap_size = size;
-    }
-    t->at = clock_ms() + (ms > 0 ? ms : 0);
+    make_room_for_timer(l);
+    t->at = clock_ms() + (ms < 0 ? 0 : ms > LONGEST_TIMER_MS ? LONGEST_TIMER_MS : ms);
+    t->order = l->settings++;
     heap_put(l, l->heap_len++, t);
     sift_up(l, l->heap_len - 1);
 }
@@ -164,12 +185,13 @@ bool loop_timer_is_set(const struct loop_timer *t)
     return t->loop && t->heap_slot >= 0;
 }
 
-/* Timers that were due when the turn began; those they set run in the next. */
+/* Those that are due now. What they set runs in the next turn: it is never earlier than
+ * `now`, so it stands behind all of them. */
 static void run_timers(struct loop *l)
 {
     int64_t now = clock_ms();
-    size_t budget = l->heap_len;
-    while (budget-- && l->heap_len && l->heap[0]->at <= now) {
+    uint64_t set_before = l->settings;
+    while (l->heap_len && l->heap[0]->at <= now && l->heap[0]->order < set_before) {
         struct loop_timer *t = l->heap[0];
         loop_timer_stop(t);
         t->fn(t->arg);
@@ -179,9 +201,9 @@ static void run_timers(struct loop *l)
 static int until_next_timer(const struct loop *l)
 {
     if (!l->heap_len)
-        return 1000 * 3600;
+        return LONGEST_POLL_MS;
     int64_t left = l->heap[0]->at - clock_ms();
-    return left < 0 ? 0 : left > 1000 * 3600 ? 1000 * 3600 : (int)left;
+    return left < 0 ? 0 : left > LONGEST_POLL_MS ? LONGEST_POLL_MS : (int)left;
 }
 
 /* --- descriptors */
@@ -243,7 +265,8 @@ static void run_fds(struct loop *l)
     l->in_turn = true;
     DL_FOREACH (l->fds, f) {
         short ready = f->slot == SIZE_MAX ? 0 : l->poll_set[f->slot].revents;
-        if (ready && !f->gone)
+        /* An earlier callback may have lost interest on behalf of this one. */
+        if (ready && f->events && !f->gone)
             f->fn(f->arg, ready);
     }
     l->in_turn = false;
@@ -302,7 +325,7 @@ static int start_helper(struct loop *l)
 
 int loop_work(struct loop *l, int (*work)(void *), void (*done)(void *, int), void *arg)
 {
-    struct work *w = calloc(1, sizeof *w);
+    struct work *w = l->thread_quit ? NULL : calloc(1, sizeof *w);
     if (!w || (!l->thread_runs && start_helper(l))) {
         free(w);
         return -ENOMEM;
@@ -333,18 +356,30 @@ static void run_finished(struct loop *l)
 
 /* --- */
 
+/* Sleeps until something is to be done: no longer than curl's own timers allow, which is 0 for a
+ * handle that was just added. */
+static void wait_for_events(struct loop *l)
+{
+    unsigned n = fill_poll_set(l);
+    CURLMcode code = curl_multi_poll(l->multi, l->poll_set, n, until_next_timer(l), NULL);
+    if (code == CURLM_OK)
+        return;
+    /* More descriptors than RLIMIT_NOFILE, or no memory: timers still run, without spinning. */
+    const struct timespec pause = {.tv_nsec = 100 * 1000 * 1000};
+    log_error("waiting for events failed: %s (%s)", curl_multi_strerror(code), strerror(errno));
+    nanosleep(&pause, NULL);
+}
+
 int loop_run(struct loop *l)
 {
     l->quit = false;
     while (!l->quit) {
-        /* Handles added by callbacks are driven before the poll: it knows nothing of them yet. */
         run_transfers(l);
         run_timers(l);
         run_finished(l);
         if (l->quit)
             break;
-        unsigned n = fill_poll_set(l);
-        curl_multi_poll(l->multi, l->poll_set, n, until_next_timer(l), NULL);
+        wait_for_events(l);
         run_fds(l);
     }
     return l->code;
@@ -359,7 +394,7 @@ void loop_free(struct loop *l)
         l->thread_quit = true;
         pthread_cond_signal(&l->more);
         pthread_mutex_unlock(&l->lock);
-        pthread_join(l->thread, NULL);
+        pthread_join(l->thread, NULL); /* it ends when nothing is left to do */
         run_finished(l);
     }
     pthread_cond_destroy(&l->more);

@@ -18,7 +18,8 @@ struct loop_fd;
 
 /* 0 or -errno. */
 int loop_new(struct loop **out);
-/* Every descriptor, timer and transfer must be gone; waits for work under way. */
+/* Every descriptor, timer and transfer must be gone; waits for work under way and calls its
+ * `done`, which can't add more. */
 void loop_free(struct loop *);
 
 /* Runs until loop_quit(), and returns the code given to it. May be run again. */
@@ -47,8 +48,9 @@ struct loop_timer {
     struct loop *loop;
     void (*fn)(void *arg);
     void *arg;
-    int64_t at;    /* clock_ms() time */
-    int heap_slot; /* the loop's; -1 while not set */
+    int64_t at;     /* clock_ms() time */
+    uint64_t order; /* which of those due at the same time was set first: they run in that order */
+    int heap_slot;  /* the loop's; -1 while not set */
 };
 void loop_timer_init(struct loop_timer *, struct loop *, void (*fn)(void *arg), void *arg);
 void loop_timer_set(struct loop_timer *, int64_t ms_from_now);
