@@ -51,15 +51,9 @@ static void info_came(struct session_call *c, const struct answer *a)
     struct about_call *k = (struct about_call *)c;
     struct session *s = c->session;
     if (a && answer_session(a, &k->info, &c->error) == 0) {
+        if (known_note(&s->etag, k->info.etag))
+            session_new_allocation(s, &s->etag);
         s->expires = k->info.expires;
-        const char *etag = k->info.etag;
-        bool changed = etag && s->etag && strcmp(etag, s->etag) != 0;
-        if (etag && (!s->etag || changed)) {
-            free(s->etag);
-            s->etag = strdup(etag);
-        }
-        if (changed)
-            session_new_allocation(s);
     }
     call_end(c);
 }
@@ -75,13 +69,8 @@ static void deleted(struct session_call *c, const struct answer *a)
     if (a && answer_delete(a, &c->error) == -ENOENT)
         call_forget_error(c); /* gone already: what was wanted */
     if (!c->error.err) {
-        /* What answers next is another session; its headers are no news then. */
-        free(s->etag);
-        free(s->guid);
-        s->etag = s->guid = NULL;
-        s->answered = false;
-        s->expires.tv_nsec = -1;
-        session_new_allocation(s);
+        s->tells_allocation = false; /* what answers next is new, and no news */
+        session_new_allocation(s, NULL);
     }
     call_end(c);
 }

@@ -177,6 +177,7 @@ int answer_entries(const cJSON *array, bool cut, struct listing *out)
         return err;
     cJSON_ArrayForEach (item, array) {
         struct entry entry = {0};
+        out->placed = out->placed || json_string(item, "directory");
         err = read_entry(item, cut, &entry);
         if (!err)
             err = add_entry(out, &all, &entry);

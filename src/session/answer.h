@@ -55,6 +55,7 @@ struct listing {
     struct entry *entries;
     size_t count;
     size_t skipped; /* entries that a mount must not show */
+    bool placed;    /* some entry told its directory, were it the top */
     char *next;     /* URL of the next page, same origin as base, or NULL */
 };
 void listing_free(struct listing *);

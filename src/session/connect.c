@@ -97,7 +97,7 @@ static void connect_answered(void *arg, const struct http_result *r)
     } else {
         struct answer a;
         struct listing ignored;
-        wire_notice(s, r->call);
+        wire_notice(s, r);
         wire_answer(r, &a);
         _cleanup_free_ char *url = url_list(s, NULL, false);
         if (!url)

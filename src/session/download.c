@@ -1,5 +1,9 @@
 /* Downloads: by GET content; by the helper, in pieces or through a stage name, where the file
- * calls can't say the path. */
+ * calls can't say the path.
+ *
+ * A server that ignores `path` would give the file of the same name at the top. So until one file
+ * of a directory came that has no namesake at the top, the top is asked first, and the helper is
+ * believed rather than a 404. */
 #include "session/private.h"
 
 #include <errno.h>
@@ -21,8 +25,9 @@ struct download_call {
     char *path;
     uint64_t offset;
     bool asked_range;
-    bool staged; /* the transfer is of the stage name */
-    char stage[40];
+    bool unverified;   /* the first of a directory: see above */
+    bool missing;      /* GET content said so */
+    char stage[40];    /* the transfer is of this name, unless empty */
     uint64_t position; /* of the next byte to give out */
     int64_t size;      /* the whole file's, -1: not known */
     uint64_t expected; /* end of this body, UINT64_MAX: not known */
@@ -38,17 +43,20 @@ static void download_finish(struct session_call *c)
 static void download_release(struct session_call *c)
 {
     struct download_call *d = (struct download_call *)c;
+    cJSON *names = *d->stage ? cJSON_CreateArray() : NULL;
+    if (names) {
+        cJSON_AddItemToArray(names, cJSON_CreateString(d->stage));
+        stage_drop(c->session, names);
+    }
     free(d->path);
     free(d->mtime);
 }
 
 static void ask_piece(struct session_call *);
-static void get_content(struct session_call *, const char *path);
 
 /* --- GET content */
 
-/* Content-Range: bytes 5-9/10 (or an unknown size: '*'). */
-static bool parse_range(const char *text, uint64_t *start, int64_t *size)
+bool content_range(const char *text, uint64_t *start, int64_t *size)
 {
     unsigned long long first, last, whole;
     if (!text || strncasecmp(text, "bytes ", 6) != 0 || strchr(text, '-') == text + 6)
@@ -85,7 +93,7 @@ static int content_head(void *arg, struct http_call *http, int status)
     d->expected = size >= 0 ? (uint64_t)size : UINT64_MAX;
     if (status == 206) {
         int64_t body = size;
-        if (!d->asked_range || !parse_range(http_header(http, "Content-Range"), &start, &size) ||
+        if (!d->asked_range || !content_range(http_header(http, "Content-Range"), &start, &size) ||
             start > d->offset)
             return -EPROTO;
         d->expected = body >= 0 ? start + (uint64_t)body : size >= 0 ? (uint64_t)size : UINT64_MAX;
@@ -93,6 +101,8 @@ static int content_head(void *arg, struct http_call *http, int status)
     } else if (d->asked_range) {
         s->ranges = 0;
     }
+    if (d->unverified)
+        s->content = PATH_GOOD;
     const char *date = http_header(http, "Last-Modified");
     time_t seconds = date ? curl_getdate(date, NULL) : -1;
     const struct timespec mtime = {.tv_sec = seconds};
@@ -110,28 +120,27 @@ static int content_data(void *arg, const void *data, size_t len)
     return d->sink.on_data(d->call.arg, data, len); /* may cancel: nothing of d after it */
 }
 
+/* Tidying is waited for where the file came well: a program may end after it. */
 static void dropped(struct session_call *c, const cJSON *value)
 {
-    call_forget_error(c); /* a stage name left over is a nuisance, no failure */
+    struct download_call *d = (struct download_call *)c;
+    if (value)
+        *d->stage = '\0';
+    call_forget_error(c); /* a stage file left over is a nuisance, no failure */
     call_end(c);
 }
 
 static void end_content(struct session_call *c)
 {
     struct download_call *d = (struct download_call *)c;
-    if (!d->staged) {
+    if (!*d->stage || c->error.err) {
         call_end(c);
         return;
     }
     cJSON *request = helper_op("drop", NULL);
-    cJSON_AddStringToObject(request, "name", d->stage);
-    if (c->error.err) {
-        /* The failure is what the caller waits for; tidying goes on without it. */
-        helper_ask(c->session, request, NULL, NULL);
-        call_end(c);
-    } else {
-        call_ask(c, request, dropped);
-    }
+    cJSON *names = cJSON_AddArrayToObject(request, "names");
+    cJSON_AddItemToArray(names, cJSON_CreateString(d->stage));
+    call_ask(c, request, dropped);
 }
 
 /* The offset is at or behind the end. */
@@ -160,11 +169,11 @@ static void content_done(struct session_call *c, const struct answer *a)
         c->error.err = -EIO;
         c->error.message = strdup("the file's content ended early");
     }
-    if (!d->staged && c->error.err && name_refused(c, d->path)) {
+    d->missing = d->unverified && c->error.err == -ENOENT;
+    if (!*d->stage && c->error.err && (d->missing || name_refused(c, d->path)))
         ask_piece(c);
-        return;
-    }
-    end_content(c);
+    else
+        end_content(c);
 }
 
 static void get_content(struct session_call *c, const char *path)
@@ -188,17 +197,22 @@ static void get_content(struct session_call *c, const char *path)
 static void exposed(struct session_call *c, const cJSON *value)
 {
     struct download_call *d = (struct download_call *)c;
-    const char *name = json_string(value, "name");
     if (!value) {
         call_end(c);
-    } else if (!name || strlen(name) >= sizeof d->stage || strchr(name, '/')) {
-        call_fail(c, -EPROTO, "the helper's answer names no stage file");
-    } else {
-        strcpy(d->stage, name);
-        d->staged = true;
-        d->offset = d->position;
-        get_content(c, d->stage);
+        return;
     }
+    d->unverified = false;
+    d->offset = d->position;
+    get_content(c, d->stage);
+}
+
+static void expose(struct session_call *c)
+{
+    struct download_call *d = (struct download_call *)c;
+    stage_name(d->stage, STAGE_PREFIX);
+    cJSON *request = helper_op("expose", d->path);
+    cJSON_AddStringToObject(request, "stage", d->stage);
+    call_ask(c, request, exposed);
 }
 
 /* Gives out one piece; false: the call has ended. */
@@ -245,6 +259,8 @@ static void piece_came(struct session_call *c, const cJSON *value)
         call_fail(c, -EIO, "the file changed while it was read");
         return;
     }
+    if (d->missing)
+        c->session->content = PATH_BAD;
     d->size = (int64_t)size;
     if (!give_piece(c, &data, mtime))
         return;
@@ -253,7 +269,7 @@ static void piece_came(struct session_call *c, const cJSON *value)
     else if (data.len == 0)
         call_fail(c, -EIO, "the file's content ended early");
     else if (size - d->position > EXPOSE_FROM)
-        call_ask(c, helper_op("expose", d->path), exposed);
+        expose(c);
     else
         ask_piece(c);
 }
@@ -270,13 +286,34 @@ static void ask_piece(struct session_call *c)
     call_ask(c, request, piece_came);
 }
 
-static void download_begin(struct session_call *c)
+/* Whether there is a file of the same name at the top. */
+static void top_known(struct session_call *c, const struct answer *a)
 {
     struct download_call *d = (struct download_call *)c;
-    if (session_path_plain(c->session, d->path))
+    bool none = a && answer_error(a, &c->error) && c->error.status == 404;
+    call_forget_error(c);
+    if (none)
         get_content(c, d->path);
     else
         ask_piece(c);
+}
+
+static void download_begin(struct session_call *c)
+{
+    struct download_call *d = (struct download_call *)c;
+    struct session *s = c->session;
+    bool below = strchr(d->path, '/') != NULL;
+    if (!session_path_plain(s, d->path) || (below && s->content == PATH_BAD)) {
+        ask_piece(c);
+    } else if (below && s->content == PATH_UNKNOWN) {
+        d->unverified = true;
+        struct http_request r = {
+            .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+        wire_defaults(s, &r);
+        call_send(c, &r, url_file(s, path_base(d->path), false), top_known);
+    } else {
+        get_content(c, d->path);
+    }
 }
 
 struct session_call *session_download(struct session *s, const char *path, uint64_t offset,

@@ -12,6 +12,7 @@ enum { DEADLINE_MS = 240000, DEADLINE_MARGIN_MS = 20000 };
 
 static cJSON *body_json(const struct session *s, const struct session_code *code)
 {
+    const struct execution_form form = execution_form(s, code);
     cJSON *body = cJSON_CreateObject(), *inner = body;
     if (s->envelope)
         inner = cJSON_AddObjectToObject(body, "properties");
@@ -23,9 +24,9 @@ static cJSON *body_json(const struct session *s, const struct session_code *code
     cJSON_AddStringToObject(inner, "code", code->code);
     if (code->timeout_s > 0)
         cJSON_AddNumberToObject(inner, "timeoutInSeconds", (double)code->timeout_s);
-    if (code->streams_max && s->shape.empty_kernel && !s->old_execute)
+    if (form.streams_max)
         cJSON_AddNumberToObject(inner, "outputStreamsMaxLength", (double)code->streams_max);
-    if (code->empty_kernel && execution_form(s).empty_kernel)
+    if (form.empty_kernel)
         cJSON_AddBoolToObject(inner, "useEmptyKernel", true);
     return body;
 }
@@ -65,13 +66,23 @@ struct http_call *execution_start(struct session *s, const struct session_code *
     return http_start(s->http, &r);
 }
 
-struct execution_form execution_form(const struct session *s)
+struct execution_form execution_form(const struct session *s, const struct session_code *code)
 {
+    bool options = s->shape.empty_kernel && !s->old_execute;
     return (struct execution_form){
         .envelope = s->envelope,
-        .empty_kernel = s->shape.empty_kernel && !s->no_empty_kernel && !s->old_execute,
+        .empty_kernel = code->empty_kernel && options && s->empty_kernel != OPTION_REFUSED,
+        .streams_max = code->streams_max && options && s->streams_max != OPTION_REFUSED,
         .old = s->shape.old || s->old_execute,
     };
+}
+
+void execution_accepted(struct session *s, const struct execution_form *form)
+{
+    if (form->empty_kernel)
+        s->empty_kernel = OPTION_TAKEN;
+    if (form->streams_max)
+        s->streams_max = OPTION_TAKEN;
 }
 
 bool execution_refused(struct session *s, const struct session_error *e,
@@ -92,8 +103,14 @@ bool execution_refused(struct session *s, const struct session_error *e,
         form->other_shape_tried = true;
         return true;
     }
-    if (form->empty_kernel && e->hint == HINT_NONE) {
-        s->no_empty_kernel = true;
+    if (e->hint != HINT_NONE)
+        return false;
+    if (form->streams_max && s->streams_max == OPTION_UNKNOWN) {
+        s->streams_max = OPTION_REFUSED;
+        return true;
+    }
+    if (form->empty_kernel && s->empty_kernel == OPTION_UNKNOWN) {
+        s->empty_kernel = OPTION_REFUSED;
         return true;
     }
     return false;
@@ -137,7 +154,7 @@ static void executed(void *arg, const struct http_result *r)
         return;
     }
     struct answer a;
-    wire_notice(c->session, r->call);
+    wire_notice(c->session, r);
     wire_answer(r, &a);
     if (answer_execute(&a, &x->execution, &c->error) &&
         execution_refused(c->session, &c->error, &x->form)) {
@@ -146,6 +163,8 @@ static void executed(void *arg, const struct http_result *r)
         return;
     }
     const char *id = http_header(r->call, "operation-id");
+    if (!c->error.err)
+        execution_accepted(c->session, &x->form);
     if (!c->error.err && !x->execution.id && id)
         x->execution.id = strdup(id);
     call_end(c);
@@ -156,8 +175,7 @@ static void execute_begin(struct session_call *c)
     struct execute_call *x = (struct execute_call *)c;
     struct session *s = c->session;
     bool tried = x->form.other_shape_tried;
-    x->form = execution_form(s);
-    x->form.empty_kernel = x->form.empty_kernel && x->code.empty_kernel;
+    x->form = execution_form(s, &x->code);
     x->form.other_shape_tried = tried;
     c->http = execution_start(s, &x->code, executed, c);
     if (!c->http)

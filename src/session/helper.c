@@ -7,7 +7,8 @@
  *              LOOKING
  *
  * The code is one expression that leaves no name behind in the user's namespace; program and
- * requests travel as base64, so nothing of theirs is ever read as code. */
+ * requests travel as base64, so nothing of theirs is ever read as code. When it can't be learnt
+ * whether an execution took place, what is safe to repeat goes once more; the rest fails. */
 #include "session/private.h"
 
 #include <errno.h>
@@ -37,6 +38,7 @@ struct helper_request {
     struct helper *helper;
     char *text; /* JSON */
     size_t answer_size;
+    bool repeatable, again;
     void (*done)(void *arg, const struct session_error *, const cJSON *value);
     void *arg;
 };
@@ -51,7 +53,7 @@ struct helper {
     struct http_call *http;
     char *code; /* of the batch: sent again in another shape */
     char nonce[33];
-    char operation_id[37];
+    char operation_id[130];
     struct execution_form form;
     bool looked; /* for a lost answer, once */
     int64_t look_ms, give_up_at;
@@ -108,20 +110,47 @@ static void fail_batch(struct helper *h, struct session_error *e)
     session_error_free(e);
 }
 
-/* The value is one string that holds JSON; some servers quote it once more, some parse it. */
-static cJSON *parse_value(const cJSON *value)
+/* Whether doing it twice is the same as doing it once: reading, and writing whole what was sent. */
+static bool is_repeatable(const cJSON *request)
 {
-    cJSON *json = cJSON_IsObject(value) ? cJSON_Duplicate(value, true) : NULL;
-    const char *text = cJSON_GetStringValue(value);
-    for (int i = 0; i < 3 && text; i++) {
-        cJSON *inner = json_parse(text, strlen(text));
-        if (!inner && *text == '\'' && text[strlen(text) - 1] == '\'' && strlen(text) >= 2)
-            inner = json_parse(text + 1, strlen(text) - 2); /* Python's repr */
-        cJSON_Delete(json);
-        json = inner;
-        text = cJSON_GetStringValue(json);
+    static const char *const ops[] = {"scan", "hidden", "space",  "stat", "probe",
+                                      "get",  "put",    "expose", "drop", "illegal"};
+    const char *op = json_string(request, "op");
+    for (size_t i = 0; op && i < sizeof ops / sizeof *ops; i++)
+        if (strcmp(op, ops[i]) == 0)
+            return true;
+    return false;
+}
+
+/* The batch was sent and nobody can say whether it was done. */
+static void fate_unknown(struct helper *h, struct session_error *e)
+{
+    struct helper_request *r, *next, *again = NULL;
+    DL_FOREACH_SAFE (h->sent, r, next) {
+        if (r->repeatable && !r->again) {
+            DL_DELETE(h->sent, r);
+            r->again = true;
+            DL_APPEND(again, r);
+        }
     }
-    return json;
+    DL_CONCAT(again, h->waiting);
+    h->waiting = again;
+    e->err = -EIO;
+    fail_batch(h, e);
+}
+
+cJSON *helper_document(const cJSON *value)
+{
+    const char *text = cJSON_GetStringValue(value);
+    size_t len = text ? strlen(text) : 0;
+    while (len >= 2 && (*text == '"' || *text == '\'') && text[len - 1] == *text) {
+        text++;
+        len -= 2;
+    }
+    _cleanup_buf_ struct buf json = {0};
+    if (!len || text_unbase64(&json, text, len) || !json.len)
+        return NULL;
+    return json_parse(json.data, json.len);
 }
 
 /* The last line of stderr that says something, for the message. */
@@ -139,7 +168,7 @@ static void last_line(const char *text, struct buf *out)
 static void batch_ended(struct helper *h, const struct execution *x)
 {
     struct session_error e = {0};
-    _cleanup_json_ cJSON *value = parse_value(x->result);
+    _cleanup_json_ cJSON *value = helper_document(x->result);
     const char *nonce = json_string(value, "nonce");
     const cJSON *results = json_array(value, "results");
     if (nonce && strcmp(nonce, h->nonce) == 0 && results) {
@@ -149,9 +178,13 @@ static void batch_ended(struct helper *h, const struct execution *x)
     _cleanup_buf_ struct buf line = {0};
     last_line(x->message ? x->message : x->err, &line);
     _cleanup_buf_ struct buf message = {0};
-    buf_addf(&message, "code run in the session gave no answer%s%s", line.len ? ": " : "",
-             line.len ? line.data : "");
-    e.err = x->state == EXECUTION_TIMED_OUT ? -ETIMEDOUT : -EIO;
+    if (x->state == EXECUTION_RUNNING)
+        buf_adds(&message, "the session is busy with other code");
+    else
+        buf_addf(&message, "code run in the session gave no answer%s%s", line.len ? ": " : "",
+                 line.len ? line.data : "");
+    bool late = x->state == EXECUTION_TIMED_OUT || x->state == EXECUTION_RUNNING;
+    e.err = late ? -ETIMEDOUT : -EIO;
     e.message = buf_take(&message);
     e.code = x->code ? strdup(x->code) : NULL;
     fail_batch(h, &e);
@@ -174,15 +207,13 @@ static void looked(void *arg, const struct http_result *r)
     h->http = NULL;
     if (r->err) {
         wire_error(r, &e);
-        e.err = -EIO;
-        fail_batch(h, &e);
+        fate_unknown(h, &e);
         return;
     }
     struct answer a;
     wire_answer(r, &a);
     if (answer_execute(&a, &x, &e)) {
-        e.err = -EIO; /* its fate is not known */
-        fail_batch(h, &e);
+        fate_unknown(h, &e);
     } else if (x.state == EXECUTION_RUNNING && clock_ms() < h->give_up_at) {
         look_later(h);
     } else {
@@ -225,13 +256,15 @@ static void batch_answered(void *arg, const struct http_result *r)
             return;
         }
         wire_error(r, &e);
-        e.err = unclear ? -EIO : e.err;
-        fail_batch(h, &e);
+        if (unclear)
+            fate_unknown(h, &e);
+        else
+            fail_batch(h, &e);
         return;
     }
     struct answer a;
     struct execution x;
-    wire_notice(s, r->call);
+    wire_notice(s, r);
     wire_answer(r, &a);
     if (answer_execute(&a, &x, &e)) {
         if (execution_refused(s, &e, &h->form)) {
@@ -242,10 +275,14 @@ static void batch_answered(void *arg, const struct http_result *r)
         fail_batch(h, &e);
         return;
     }
-    if (x.state == EXECUTION_RUNNING && !s->shape.old)
+    execution_accepted(s, &h->form);
+    if (x.state == EXECUTION_RUNNING && !s->shape.old) {
+        if (x.id && strlen(x.id) < sizeof h->operation_id)
+            strcpy(h->operation_id, x.id); /* some choose their own */
         look_later(h);
-    else
+    } else {
         batch_ended(h, &x);
+    }
     execution_free(&x);
 }
 
@@ -258,7 +295,7 @@ static void send_batch(struct helper *h)
                                       .operation_id = h->operation_id,
                                       .deadline_ms = HELPER_DEADLINE_MS};
     bool tried = h->form.other_shape_tried;
-    h->form = execution_form(s);
+    h->form = execution_form(s, &code);
     h->form.other_shape_tried = tried;
     h->state = HELPER_SENT;
     h->http = h->code ? execution_start(s, &code, batch_answered, h) : NULL;
@@ -276,8 +313,9 @@ static char *batch_code(struct helper *h, const struct buf *requests)
     int err = text_base64(&coded, requests->data, requests->len);
     err = err ? err
               : buf_addf(&code,
-                         "(lambda d, b: (exec(b('%s').decode(), d), d['run'](b('%s'), '%s'))[1])("
-                         "{'__name__': 'acafs_helper'}, __import__('base64').b64decode)",
+                         "(lambda d, b, x: (x(b('%s').decode(), d), d['run'](b('%s'), '%s'))[1])("
+                         "{'__name__': 'acafs_helper'}, __import__('binascii').a2b_base64, "
+                         "__import__('builtins').exec)",
                          h->program, coded.data, h->nonce);
     if (err)
         buf_free(&code);
@@ -328,8 +366,10 @@ helper_ask(struct session *s, cJSON *request,
     struct helper_request *r = calloc(1, sizeof *r);
     uint64_t length = 0;
     json_uint(request, "length", &length);
-    if (r)
+    if (r) {
         r->text = request ? cJSON_PrintUnformatted(request) : NULL;
+        r->repeatable = is_repeatable(request);
+    }
     cJSON_Delete(request);
     if (r && r->text && !text_is_utf8(r->text, strlen(r->text))) {
         /* A name of other bytes: no JSON, and it would spoil what it goes with. */

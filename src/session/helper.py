@@ -1,21 +1,31 @@
-"""Runs in the session, sent by helper.c: does what the file calls can't. The last thing said is one
-JSON string, {"nonce": ..., "results": [{"ok": value} | {"errno": n, "message": text}, ...]}."""
-import base64
-import ctypes
-import errno
-import json
-import os
-import re
-import shutil
-import stat
-import time
+"""Runs in the session, sent by helper.c: does what the file calls can't. run() gives one JSON document,
+{"nonce": ..., "results": [{"ok": value} | {"errno": n, "message": text}, ...]}, as base64: some
+servers give a string's repr, which nothing in base64 is changed by."""
+import sys
 
 ROOT = "/mnt/data"
+
+
+def module(name):
+    """A module of Python's own, not a file of the session that bears its name."""
+    kept = sys.path
+    sys.path = [p for p in kept if p and not (p + "/").startswith(ROOT + "/")]
+    try:
+        return __import__(name)
+    finally:
+        sys.path = kept
+
+
+base64, errno, json, os, re, stat, time = map(
+    module, ("base64", "errno", "json", "os", "re", "stat", "time"))
+
 RESERVED = re.compile(r"acafs-(stage|part|job)-[0-9a-f]{16}")
 # What C's session_path_plain() surely calls plain; names beyond are told by "hidden".
 PLAIN_DIRECTORY = re.compile(r"(?! )[A-Za-z0-9 _@$&=;,#^()-]+(?<! )")
 PLAIN_FILE = re.compile(r"(?! )[A-Za-z0-9 _@$&=;,#^().-]+(?<![ .])")
 NOREPLACE, EXCHANGE = 1, 2
+ROOM = 1 << 20
+room = [ROOM]  # bytes that listings may still take of this execution's answer
 
 
 def error(number, path=None):
@@ -35,10 +45,19 @@ def inner(path):
     return below(path)
 
 
-def reserved(name):
-    if not RESERVED.fullmatch(name):
-        raise error(errno.EINVAL, name)
-    return os.path.join(ROOT, name)
+def place(path):
+    """inner(), for changes: the directory must be below the root with links followed, too."""
+    whole = inner(path)
+    top, directory = os.path.realpath(ROOT), os.path.realpath(os.path.dirname(whole))
+    if directory != top and not directory.startswith(top + "/"):
+        raise error(errno.EACCES, path)
+    return whole
+
+
+def reserved(path):
+    if not RESERVED.fullmatch(os.path.basename(path)):
+        raise error(errno.EINVAL, path)
+    return place(path)
 
 
 def stage():
@@ -71,7 +90,6 @@ def described(path):
     entry = describe(os.path.basename(path), st, target)
     if entry is None:
         raise error(errno.EOPNOTSUPP, path)
-    entry["age"] = max(0, int(time.time() - st.st_mtime))
     return entry
 
 
@@ -86,20 +104,32 @@ def look(item, directory=None):
     return describe(item.name, st, target, directory)
 
 
-def scan(path, limit):
+def items(path, after=""):
+    """What os.scandir() finds in a directory, in the order of names, from behind `after` on."""
+    with os.scandir(below(path)) as found:
+        return sorted((i for i in found if i.name > after
+                       and (path or not RESERVED.fullmatch(i.name))), key=lambda i: i.name)
+
+
+def page(found, after, limit):
+    """What found gives, pairs of path and entry, as far as the answer has room. Then `after` is
+    where the next request goes on."""
     entries, skipped = [], 0
-    with os.scandir(below(path)) as items:
-        for item in items:
-            if not path and RESERVED.fullmatch(item.name):
-                continue
-            entry = look(item)
-            if entry:
-                entries.append(entry)
-            else:
-                skipped += 1
-            if len(entries) > limit:
-                raise error(errno.EOVERFLOW, path)
+    for path, entry in found:
+        if entry is None:
+            skipped += 1
+            continue
+        size = len(json.dumps(entry))
+        if size > room[0] or len(entries) == limit:
+            return {"entries": entries, "skipped": skipped, "after": after}
+        room[0] -= size
+        entries.append(entry)
+        after = path
     return {"entries": entries, "skipped": skipped}
+
+
+def scan(path, after, limit):
+    return page(((i.name, look(i)) for i in items(path, after)), after, limit)
 
 
 def is_plain(entry, top, plain_parent, top_only):
@@ -110,30 +140,30 @@ def is_plain(entry, top, plain_parent, top_only):
     return bool(PLAIN_FILE.fullmatch(entry["name"])) and entry["name"].lower() != "index.html"
 
 
-def hidden(top_only, limit):
-    entries, skipped, todo = [], 0, [("", True)]
+def walk(after, top_only):
+    """What is not plain below the root, as pairs of path and entry, each directory in front of
+    what it holds, in the order of the paths' parts; from behind `after` on."""
+    start = after.split("/") if after else []
+    todo = [(i, "", True) for i in reversed(items(""))]
     while todo:
-        directory, plain_parent = todo.pop()
-        try:
-            items = os.scandir(below(directory))
-        except OSError:
+        item, directory, plain_parent = todo.pop()
+        path = directory + "/" + item.name if directory else item.name
+        parts = path.split("/")
+        if parts < start and parts != start[:len(parts)]:
             continue
-        with items:
-            for item in items:
-                if not directory and RESERVED.fullmatch(item.name):
-                    continue
-                entry = look(item, directory)
-                if not entry:
-                    skipped += 1
-                    continue
-                plain = is_plain(entry, not directory, plain_parent, top_only)
-                if not plain:
-                    entries.append(entry)
-                if entry["type"] == "directory":
-                    todo.append((directory + "/" + item.name if directory else item.name, plain))
-                if len(entries) > limit:
-                    raise error(errno.EOVERFLOW)
-    return {"entries": entries, "skipped": skipped}
+        entry = look(item, directory)
+        plain = entry is not None and is_plain(entry, not directory, plain_parent, top_only)
+        if parts > start and not plain:
+            yield path, entry
+        if entry and entry["type"] == "directory":
+            try:
+                todo += [(i, path, plain) for i in reversed(items(path))]
+            except OSError:
+                pass  # gone meanwhile, or another's: nothing to show
+
+
+def hidden(after, top_only, limit):
+    return page(walk(after, top_only), after, limit)
 
 
 def parents(path):
@@ -141,16 +171,18 @@ def parents(path):
 
 
 def mkdir(path, mode=0o777, parents_too=False):
+    path = place(path)
     if parents_too:
-        parents(inner(path))
-    os.mkdir(inner(path), mode)
+        parents(path)
+    os.mkdir(path, mode)
 
 
 def rename2(old, new, flags):
     """renameat2(); False where the system has none."""
     try:
+        ctypes = module("ctypes")
         call = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):
         return False
     if call(-100, os.fsencode(old), -100, os.fsencode(new), ctypes.c_uint(flags)) == 0:
         return True
@@ -161,7 +193,7 @@ def rename2(old, new, flags):
 
 
 def rename(old, new, how):
-    old, new = inner(old), inner(new)
+    old, new = place(old), place(new)
     if how == "plain":
         os.rename(old, new)
     elif how == "keep":
@@ -206,8 +238,8 @@ def get(path, offset=0, length=196608):
 
 def settle(source, path):
     """Moves a finished file to its name, which keeps its mode, and describes it."""
-    path = inner(path)
     try:
+        path = place(path)
         parents(path)
         try:
             old = os.lstat(path)
@@ -244,7 +276,7 @@ def write_aside(chunks):
 
 
 def put(path, data):
-    inner(path)
+    place(path)
     return settle(write_aside([base64.b64decode(data, validate=True)]), path)
 
 
@@ -262,23 +294,31 @@ def contents(parts):
 
 
 def join(parts, path):
-    inner(path)
+    place(path)
     return settle(write_aside(contents(parts)), path)
 
 
-def expose(path):
-    source, name = inner(path), stage()
+def expose(path, name):
+    """Gives a file a second name that the file calls can say."""
+    source, name = inner(path), reserved(name)
     regular(source)[0].close()
+    remove(name)
     try:
-        os.link(source, name)
+        os.link(os.path.realpath(source), name)
     except OSError:
-        shutil.copyfile(source, name)
-    return {"name": os.path.basename(name)}
+        try:
+            module("shutil").copyfile(source, name)
+        except OSError:
+            remove(name)
+            raise
 
 
-def drop(name=None, names=()):
-    for one in [name] if name else names:
-        remove(reserved(one))
+def drop(names):
+    for path in [reserved(name) for name in names]:
+        try:
+            remove(path)
+        except OSError:
+            pass  # its directory is gone, or none
 
 
 def space():
@@ -290,6 +330,12 @@ def illegal():
     raise error(errno.EILSEQ)
 
 
+def probe():
+    return {"python": ".".join(map(str, sys.version_info[:3])), "root": ROOT,
+            "exists": os.path.isdir(ROOT), "writable": os.access(ROOT, os.W_OK | os.X_OK),
+            "uid": os.getuid(), "pid": os.getpid()}
+
+
 def call(code, args=None):
     names = {"__name__": "acafs_call"}
     exec(compile(code, "<acafs>", "exec"), names)
@@ -298,24 +344,23 @@ def call(code, args=None):
 
 OPS = {
     "mkdir": lambda r: mkdir(r["path"], r.get("mode", 0o777), r.get("parents", False)),
-    "rmdir": lambda r: os.rmdir(inner(r["path"])),
-    "unlink": lambda r: os.unlink(inner(r["path"])),
+    "rmdir": lambda r: os.rmdir(place(r["path"])),
+    "unlink": lambda r: os.unlink(place(r["path"])),
     "rename": lambda r: rename(r["from"], r["to"], r.get("how", "plain")),
-    "symlink": lambda r: os.symlink(r["target"], inner(r["path"])),
-    "scan": lambda r: scan(r["path"], r.get("limit", 200000)),
-    "hidden": lambda r: hidden(r.get("top_only", False), r.get("limit", 200000)),
+    "symlink": lambda r: os.symlink(r["target"], place(r["path"])),
+    "scan": lambda r: scan(r["path"], r.get("after", ""), r.get("limit", ROOM)),
+    "hidden": lambda r: hidden(r.get("after", ""), r.get("top_only", False), r.get("limit", ROOM)),
     "space": lambda r: space(),
     "stat": lambda r: described(inner(r["path"])),
     "get": lambda r: get(r["path"], r.get("offset", 0), r.get("length", 196608)),
     "put": lambda r: put(r["path"], r["data"]),
-    "expose": lambda r: expose(r["path"]),
-    "drop": lambda r: drop(r.get("name"), r.get("names", ())),
+    "expose": lambda r: expose(r["path"], r["stage"]),
+    "drop": lambda r: drop(r["names"]),
     "adopt": lambda r: settle(reserved(r["stage"]), r["path"]),
     "join": lambda r: join(r["parts"], r["path"]),
     "illegal": lambda r: illegal(),
     "call": lambda r: call(r["code"], r.get("args")),
-    "probe": lambda r: {"python": ".".join(map(str, __import__("sys").version_info[:3])),
-                        "root": ROOT, "pid": os.getpid()},
+    "probe": lambda r: probe(),
 }
 
 
@@ -335,14 +380,29 @@ def one(request):
     return {"errno": number, "message": message[:500]}
 
 
+def forget_earlier():
+    """A notebook's kernel keeps the code and the value of each execution: not ours, please."""
+    try:
+        names = sys.modules["IPython"].get_ipython().user_ns
+        for number, value in list(names["Out"].items()):
+            if type(value) is str and value.startswith("eyJub25jZSI6"):  # {"nonce":
+                del names["Out"][number]
+                names.pop("_%d" % number, None)
+        for number, code in enumerate(names["In"]):
+            if code.startswith("(lambda d, b, x: (x("):
+                names["In"][number] = ""
+                names.pop("_i%d" % number, None)
+    except Exception:
+        pass  # another kind of kernel
+
+
 def run(requests, nonce):
     """requests: a JSON list, as bytes. Whatever happens to one, the others are done, in order."""
+    forget_earlier()
     try:
         os.makedirs(ROOT, exist_ok=True)
     except OSError:
         pass  # each operation says for itself what it lacks
-    text = json.dumps({"nonce": nonce, "results": [one(r) for r in json.loads(requests)]})
-    if "\\ud" in text:  # half a surrogate pair would be no JSON to others
-        clean = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace")
-        text = json.dumps(json.loads(clean.decode()))
-    return text
+    answer = {"nonce": nonce, "results": [one(r) for r in json.loads(requests)]}
+    text = json.dumps(answer, ensure_ascii=False)
+    return base64.b64encode(text.encode("utf-8", "replace")).decode()

@@ -10,14 +10,14 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-enum { PAGES_MAX = 10000, ENTRIES_MAX = 1000000, HELPER_ENTRIES = 200000 };
+enum { PAGES_MAX = 10000, ENTRIES_MAX = 1000000 };
 
 struct list_call {
     struct session_call call;
     session_list_fn *fn;
     char *path;
     char *url; /* of the page on its way: nextLink must be of the same origin */
-    bool recursive;
+    bool recursive, hidden;
     struct listing listing;
     unsigned pages;
 };
@@ -37,52 +37,7 @@ static void list_release(struct session_call *c)
     free(l->url);
 }
 
-/* --- by the helper: {"entries": [...], "skipped": n} */
-
-static void list_scanned(struct session_call *c, const cJSON *value)
-{
-    struct list_call *l = (struct list_call *)c;
-    if (!value) {
-        call_end(c);
-        return;
-    }
-    const cJSON *entries = json_array(value, "entries");
-    uint64_t skipped = 0;
-    if (!entries)
-        answer_nonsense(&c->error, "the helper's list has no entries in it");
-    else if (answer_entries(entries, false, &l->listing))
-        answer_no_memory(&c->error);
-    if (json_uint(value, "skipped", &skipped))
-        l->listing.skipped += skipped;
-    call_end(c);
-}
-
-static void scan(struct session_call *c)
-{
-    struct list_call *l = (struct list_call *)c;
-    listing_free(&l->listing);
-    l->recursive = false;
-    cJSON *request = helper_op("scan", l->path);
-    cJSON_AddNumberToObject(request, "limit", HELPER_ENTRIES);
-    call_ask(c, request, list_scanned);
-}
-
-static void hidden_begin(struct session_call *c)
-{
-    struct list_call *l = (struct list_call *)c;
-    const struct session *s = c->session;
-    l->recursive = true;
-    cJSON *request = helper_op("hidden", NULL);
-    cJSON_AddBoolToObject(request, "top_only", s->shape.old || s->subdirectories == PATH_BAD);
-    cJSON_AddNumberToObject(request, "limit", HELPER_ENTRIES);
-    call_ask(c, request, list_scanned);
-}
-
-/* --- by GET files */
-
-static void ask_page(struct session_call *);
-
-/* Moves the entries of one page to the whole. */
+/* Moves the entries of one page to the whole, but for the stage files of transfers under way. */
 static int append(struct listing *all, struct listing *page)
 {
     size_t count = all->count + page->count;
@@ -91,14 +46,81 @@ static int append(struct listing *all, struct listing *page)
     struct entry *longer = realloc(all->entries, (count + 1) * sizeof *longer);
     if (!longer)
         return -ENOMEM;
-    if (page->count)
-        memcpy(longer + all->count, page->entries, page->count * sizeof *longer);
     all->entries = longer;
-    all->count = count;
+    for (size_t i = 0; i < page->count; i++) {
+        if (is_stage_name(page->entries[i].name))
+            entry_free(&page->entries[i]);
+        else
+            all->entries[all->count++] = page->entries[i];
+    }
     all->skipped += page->skipped;
+    all->placed = all->placed || page->placed;
     page->count = 0;
     return 0;
 }
+
+/* --- by the helper: {"entries": [...], "skipped": n, "after": where the next page begins} */
+
+static void ask_helper(struct session_call *, const char *after);
+
+static void list_told(struct session_call *c, const cJSON *value)
+{
+    struct list_call *l = (struct list_call *)c;
+    if (!value) {
+        call_end(c);
+        return;
+    }
+    struct listing page = {0};
+    const cJSON *entries = json_array(value, "entries");
+    const char *after = json_string(value, "after");
+    if (!entries) {
+        call_fail(c, -EPROTO, "the helper's list has no entries in it");
+        return;
+    }
+    int err = answer_entries(entries, false, &page);
+    uint64_t skipped = 0;
+    if (json_uint(value, "skipped", &skipped))
+        page.skipped += skipped;
+    if (!err)
+        err = append(&l->listing, &page);
+    listing_free(&page);
+    if (err || (after && ++l->pages >= PAGES_MAX))
+        call_fail(c, err ? err : -EFBIG, "the session's list of files is too long");
+    else if (after)
+        ask_helper(c, after);
+    else
+        call_end(c);
+}
+
+static void ask_helper(struct session_call *c, const char *after)
+{
+    const struct list_call *l = (struct list_call *)c;
+    const struct session *s = c->session;
+    cJSON *request = helper_op(l->hidden ? "hidden" : "scan", l->hidden ? NULL : l->path);
+    cJSON_AddStringToObject(request, "after", after);
+    if (l->hidden)
+        cJSON_AddBoolToObject(request, "top_only", s->shape.old || s->subdirectories == PATH_BAD);
+    call_ask(c, request, list_told);
+}
+
+static void scan(struct session_call *c)
+{
+    struct list_call *l = (struct list_call *)c;
+    listing_free(&l->listing);
+    l->recursive = false;
+    l->pages = 0;
+    ask_helper(c, "");
+}
+
+static void hidden_begin(struct session_call *c)
+{
+    ((struct list_call *)c)->hidden = true;
+    ask_helper(c, "");
+}
+
+/* --- by GET files */
+
+static void ask_page(struct session_call *);
 
 /* What a listing of one directory holds lies in it, however the server words that. */
 static int flatten(struct listing *page)
@@ -111,6 +133,16 @@ static int flatten(struct listing *page)
         page->entries[i].directory = here;
     }
     return 0;
+}
+
+/* A server that does not know recursive=true gives the top alone, and has no `directory` for its
+ * entries: then nothing tells what the directories hold. */
+static bool is_flat(const struct listing *l)
+{
+    for (size_t i = 0; i < l->count; i++)
+        if (l->entries[i].kind == ENTRY_DIRECTORY)
+            return !l->placed;
+    return false;
 }
 
 static void page_came(struct session_call *c, const struct answer *a)
@@ -137,8 +169,10 @@ static void page_came(struct session_call *c, const struct answer *a)
         call_fail(c, err ? err : -EFBIG, "the pool's list of files is too long");
     else if (l->url)
         ask_page(c);
-    else
+    else {
+        l->recursive = l->recursive && !is_flat(&l->listing);
         call_end(c);
+    }
 }
 
 static void ask_page(struct session_call *c)

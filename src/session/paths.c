@@ -144,3 +144,21 @@ void stage_name(char out[40], const char *prefix)
     text_random_hex(hex, 8);
     snprintf(out, 40, "%s%s", prefix, hex);
 }
+
+bool is_stage_name(const char *name)
+{
+    static const char *const prefixes[] = {STAGE_PREFIX, PART_PREFIX};
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        size_t len = strlen(prefixes[i]);
+        if (strncmp(name, prefixes[i], len) == 0)
+            return strspn(name + len, "0123456789abcdef") == 16 && !name[len + 16];
+    }
+    return false;
+}
+
+void stage_drop(struct session *s, cJSON *names)
+{
+    cJSON *request = helper_op("drop", NULL);
+    cJSON_AddItemToObject(request, "names", names);
+    helper_ask(s, request, NULL, NULL);
+}

@@ -23,7 +23,17 @@ struct shape {
 /* Runs once: NEW ──▶ ASKING ──▶ SETTLED; back to NEW when asking failed. */
 enum connect_state { CONNECT_NEW, CONNECT_ASKING, CONNECT_SETTLED };
 
+/* Whether `path=` is understood, and means below /mnt/data. */
 enum subdirectories { PATH_UNKNOWN, PATH_GOOD, PATH_BAD };
+
+/* Whether the pool takes a member of an execution's request; what was once taken is never
+ * blamed for a refusal. */
+enum option { OPTION_UNKNOWN, OPTION_TAKEN, OPTION_REFUSED };
+
+/* A header's value, and the one that it replaced: late answers still bear that. */
+struct known {
+    char *now, *before;
+};
 
 struct helper; /* helper.c */
 
@@ -46,14 +56,15 @@ struct session {
     unsigned candidate; /* next of the versions to try */
     bool offered;       /* api-supported-versions chose the one being tried */
 
-    bool envelope;        /* body shape of executions */
-    bool old_execute;     /* executions go the old way, whatever the version of the rest */
-    bool no_empty_kernel; /* refused */
+    bool envelope;    /* body shape of executions */
+    bool old_execute; /* executions go the old way, whatever the version of the rest */
+    enum option empty_kernel, streams_max;
     int ranges;
-    enum subdirectories subdirectories; /* whether `path=` means below /mnt/data */
+    enum subdirectories subdirectories; /* of uploads, lists and deletes */
+    enum subdirectories content;        /* of downloads */
 
-    bool answered;
-    char *etag, *guid;
+    bool tells_allocation; /* answers bear x-ms-new-allocation */
+    struct known etag, header_etag, guid;
     uint64_t generation;
     struct timespec expires;
     void (*recycled)(void *arg);
@@ -126,8 +137,13 @@ void wire_answer(const struct http_result *, struct answer *out);
 /* The error of a request that was not answered. */
 void wire_error(const struct http_result *, struct session_error *);
 /* Takes note of the headers that tell about the session. */
-void wire_notice(struct session *, struct http_call *);
-void session_new_allocation(struct session *);
+void wire_notice(struct session *, const struct http_result *);
+/* Takes note of a value; true when it says that the session is another than before. */
+bool known_note(struct known *, const char *value);
+void known_forget(struct known *);
+/* The session is another one, as *teller says (NULL: we know by ourselves): what the other
+ * tellers said was of the old one, and their next words are no news. */
+void session_new_allocation(struct session *, const struct known *teller);
 void wire_defaults(const struct session *, struct http_request *);
 
 /* URLs; NULL when out of memory. directory NULL or "": no path parameter. */
@@ -137,6 +153,9 @@ char *url_upload(const struct session *, const char *directory);
 char *url_file(const struct session *, const char *path, bool content);
 char *url_execution(const struct session *, const char *id);
 
+/* --- download.c: Content-Range: bytes 5-9/10; *size is -1 for an unknown one ('*'). */
+bool content_range(const char *text, uint64_t *start, int64_t *size);
+
 /* --- paths.c */
 bool path_ok(const char *path); /* parts joined by '/', none of them empty, "." or ".." */
 bool directory_plain(const struct session *, const char *path);
@@ -144,8 +163,13 @@ char *path_parent(const char *path); /* malloc'd */
 const char *path_base(const char *path);
 /* Whether an answer says that the file calls can't take this name. */
 bool name_refused(const struct session_call *, const char *path);
-/* "acafs-stage-" or the like and 16 hex digits. */
+/* prefix, one of these two, and 16 hex digits. */
+#define STAGE_PREFIX "acafs-stage-"
+#define PART_PREFIX "acafs-part-"
 void stage_name(char out[40], const char *prefix);
+bool is_stage_name(const char *name);
+/* Has the helper remove stage files (an array of paths, taken over) when it has time. */
+void stage_drop(struct session *, cJSON *names);
 
 /* --- connect.c */
 void connect_need(struct session_call *);
@@ -157,10 +181,11 @@ struct http_call *execution_start(struct session *, const struct session_code *,
                                   void (*done)(void *arg, const struct http_result *), void *arg);
 /* How an execution was sent. */
 struct execution_form {
-    bool envelope, empty_kernel, old;
+    bool envelope, empty_kernel, streams_max, old;
     bool other_shape_tried;
 };
-struct execution_form execution_form(const struct session *);
+struct execution_form execution_form(const struct session *, const struct session_code *);
+void execution_accepted(struct session *, const struct execution_form *);
 /* Notes that a shape or option was refused; true: worth the same request again, as the code did
  * not run. */
 bool execution_refused(struct session *, const struct session_error *, struct execution_form *);
@@ -174,5 +199,8 @@ struct helper_request *
 helper_ask(struct session *, cJSON *request,
            void (*done)(void *arg, const struct session_error *, const cJSON *value), void *arg);
 void helper_forget(struct helper_request *);
+/* What an execution's value holds: {"nonce":, "results":} as base64, in quotes at some servers.
+ * NULL: no such thing. */
+cJSON *helper_document(const cJSON *value);
 
 #endif

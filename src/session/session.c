@@ -118,8 +118,9 @@ void session_free(struct session *s)
     free(s->identifier);
     free(s->wanted_version);
     free(s->version);
-    free(s->etag);
-    free(s->guid);
+    known_forget(&s->etag);
+    known_forget(&s->header_etag);
+    known_forget(&s->guid);
     free(s);
 }
 
@@ -145,8 +146,9 @@ int session_ranges(const struct session *s)
 
 void session_get_state(const struct session *s, struct session_state *out)
 {
-    *out =
-        (struct session_state){.etag = s->etag, .generation = s->generation, .expires = s->expires};
+    *out = (struct session_state){.etag = s->etag.now ? s->etag.now : s->header_etag.now,
+                                  .generation = s->generation,
+                                  .expires = s->expires};
 }
 
 void session_on_recycled(struct session *s, void (*fn)(void *arg), void *arg)
@@ -155,8 +157,13 @@ void session_on_recycled(struct session *s, void (*fn)(void *arg), void *arg)
     s->recycled_arg = arg;
 }
 
-void session_new_allocation(struct session *s)
+void session_new_allocation(struct session *s, const struct known *teller)
 {
+    struct known *const all[] = {&s->etag, &s->header_etag, &s->guid};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i] != teller)
+            known_forget(all[i]);
+    s->expires.tv_nsec = -1;
     s->generation++;
     loop_timer_set(&s->recycled_later, 0);
 }
@@ -275,7 +282,7 @@ static void call_answered(void *arg, const struct http_result *r)
         c->step(c, NULL);
         return;
     }
-    wire_notice(c->session, r->call);
+    wire_notice(c->session, r);
     struct answer a;
     wire_answer(r, &a);
     c->step(c, &a);

@@ -5,7 +5,10 @@
  *     another path ───────────────────┴──▶ small: helper put
  *                                          else:  POST as acafs-stage-*, helper adopt
  *     larger ──▶ parts: POST as acafs-part-*, one after another, helper join
- */
+ *
+ * The first file that goes into a directory by POST goes there under a stage name, and the helper
+ * adopts it: at a server that ignores `path` or takes it for another place, nothing of the same
+ * name is written over. What a failed or cancelled upload leaves is removed. */
 #include "session/private.h"
 
 #include <errno.h>
@@ -21,7 +24,6 @@ enum {
     PART_SIZE = 100 << 20,
     PART_SMALLEST = 1 << 20,
     PARTS_MAX = 4096,
-    FRESH_S = 600, /* a file that was just written is younger */
 };
 
 struct upload_call {
@@ -35,6 +37,7 @@ struct upload_call {
     char stage[40];
     uint64_t part_size, part_at; /* part_at: start of the one on its way */
     cJSON *parts;                /* names of those that arrived */
+    cJSON *left;                 /* stage files that may be there */
     struct entry entry;
 };
 
@@ -44,17 +47,18 @@ static void upload_finish(struct session_call *c)
     u->fn(c->arg, &c->error, c->error.err ? NULL : &u->entry);
 }
 
+static void drop_left(struct upload_call *u)
+{
+    if (u->left)
+        stage_drop(u->call.session, u->left);
+    u->left = NULL;
+}
+
 static void upload_release(struct session_call *c)
 {
     struct upload_call *u = (struct upload_call *)c;
-    /* Parts that nobody will join. */
-    if (u->parts && cJSON_GetArraySize(u->parts)) {
-        cJSON *request = helper_op("drop", NULL);
-        cJSON_AddItemToObject(request, "names", u->parts);
-        helper_ask(c->session, request, NULL, NULL);
-    } else {
-        cJSON_Delete(u->parts);
-    }
+    cJSON_Delete(u->parts);
+    drop_left(u);
     entry_free(&u->entry);
     free(u->path);
     free(u->directory);
@@ -83,7 +87,22 @@ static void post(struct session_call *c, const char *directory, const char *name
     call_send(c, &r, url_upload(c->session, directory), step);
 }
 
-/* --- the answer of the helper's put, adopt and join, and of stat: an entry */
+/* The same under a new stage name. */
+static void post_stage(struct session_call *c, const char *directory, const char *prefix,
+                       uint64_t offset, uint64_t len, step_fn *step)
+{
+    struct upload_call *u = (struct upload_call *)c;
+    _cleanup_buf_ struct buf path = {0};
+    stage_name(u->stage, prefix);
+    int err = buf_addf(&path, "%s%s%s", directory ? directory : "", directory ? "/" : "", u->stage);
+    u->left = u->left ? u->left : cJSON_CreateArray();
+    if (err || !cJSON_AddItemToArray(u->left, cJSON_CreateString(path.data)))
+        call_fail(c, -ENOMEM, NULL);
+    else
+        post(c, directory, u->stage, offset, len, step);
+}
+
+/* --- the answer of the helper's put, adopt and join: an entry */
 
 static bool take_entry(struct session_call *c, const cJSON *value)
 {
@@ -93,12 +112,15 @@ static bool take_entry(struct session_call *c, const cJSON *value)
     if (!json_uint(value, "size", &size) || size != u->size)
         return false;
     json_uint(value, "mode", &mode);
+    /* A time that the file calls told stays: the next listing tells the same. */
+    struct timespec time = u->entry.mtime;
+    bool known = u->entry.name && time.tv_nsec >= 0;
     entry_free(&u->entry);
     u->entry.kind = ENTRY_FILE;
     u->entry.size = (int64_t)size;
     u->entry.mode = mode & 07777;
-    u->entry.mtime.tv_nsec = -1;
-    if (mtime && text_parse_time(mtime, &u->entry.mtime))
+    u->entry.mtime = time;
+    if (!known && (!mtime || text_parse_time(mtime, &u->entry.mtime)))
         u->entry.mtime.tv_nsec = -1;
     u->entry.name = strdup(path_base(u->path));
     u->entry.directory = strdup(u->directory);
@@ -112,8 +134,8 @@ static void put_done(struct session_call *c, const cJSON *value)
         call_end(c);
         return;
     }
-    cJSON_Delete(u->parts);
-    u->parts = NULL;
+    cJSON_Delete(u->left);
+    u->left = NULL;
     if (take_entry(c, value))
         call_end(c);
     else
@@ -121,39 +143,6 @@ static void put_done(struct session_call *c, const cJSON *value)
 }
 
 /* --- POST to the path itself */
-
-/* Whether `path` led below the file root, where stat looks. */
-static void landed(struct session_call *c, const cJSON *value)
-{
-    struct upload_call *u = (struct upload_call *)c;
-    struct session *s = c->session;
-    uint64_t age = UINT64_MAX;
-    if (c->error.err && c->error.err != -ENOENT && c->error.err != -ENOTDIR) {
-        call_forget_error(c); /* can't tell: the upload was answered well */
-        call_end(c);
-        return;
-    }
-    uint64_t size;
-    if (value && json_uint(value, "age", &age) && age < FRESH_S &&
-        json_uint(value, "size", &size) && size == u->size) {
-        if (s->subdirectories == PATH_UNKNOWN)
-            s->subdirectories = PATH_GOOD;
-        call_end(c);
-        return;
-    }
-    if (s->subdirectories == PATH_UNKNOWN) {
-        log_warning("the pool puts files with a path elsewhere than below /mnt/data: files in "
-                    "directories go by executed code");
-        s->subdirectories = PATH_BAD;
-    }
-    call_forget_error(c);
-    by_helper(c);
-}
-
-static bool is_ours(const struct upload_call *u)
-{
-    return strcmp(u->entry.name, path_base(u->path)) == 0;
-}
 
 static void posted(struct session_call *c, const struct answer *a)
 {
@@ -167,14 +156,58 @@ static void posted(struct session_call *c, const struct answer *a)
         by_helper(c);
     else if (c->error.err)
         call_end(c);
-    else if (!is_ours(u))
+    else if (strcmp(u->entry.name, path_base(u->path)) != 0)
         by_helper(c);
     else if (u->entry.size >= 0 && (uint64_t)u->entry.size != u->size)
         call_fail(c, -EIO, "the pool's file is not as long as what was sent");
-    else if (*u->directory && c->session->subdirectories == PATH_UNKNOWN)
-        call_ask(c, helper_op("stat", u->path), landed);
     else
         call_end(c);
+}
+
+/* --- the first POST into a directory: to a stage name there */
+
+static void ask_adopt(struct session_call *c, const char *stage, value_step_fn *step)
+{
+    struct upload_call *u = (struct upload_call *)c;
+    cJSON *request = helper_op("adopt", u->path);
+    cJSON_AddStringToObject(request, "stage", stage);
+    call_ask(c, request, step);
+}
+
+static void landed(struct session_call *c, const cJSON *value)
+{
+    struct upload_call *u = (struct upload_call *)c;
+    struct session *s = c->session;
+    if (value)
+        s->subdirectories = PATH_GOOD;
+    if (c->error.err != -ENOENT) {
+        put_done(c, value);
+        return;
+    }
+    if (s->subdirectories == PATH_UNKNOWN) {
+        log_warning("the pool puts files with a path elsewhere than below /mnt/data: files in "
+                    "directories go by executed code");
+        s->subdirectories = PATH_BAD;
+    }
+    cJSON_AddItemToArray(u->left, cJSON_CreateString(u->stage)); /* there, if path was ignored */
+    drop_left(u);
+    by_helper(c);
+}
+
+static void posted_aside(struct session_call *c, const struct answer *a)
+{
+    struct upload_call *u = (struct upload_call *)c;
+    entry_free(&u->entry);
+    if (a)
+        answer_upload(a, &u->entry, &c->error);
+    if (c->error.status == 413)
+        by_parts(c);
+    else if (c->error.err && name_refused(c, u->path))
+        by_helper(c);
+    else if (c->error.err)
+        call_end(c);
+    else
+        ask_adopt(c, cJSON_GetStringValue(cJSON_GetArrayItem(u->left, 0)), landed);
 }
 
 /* --- any path: put, or POST to a stage name and adopt */
@@ -219,27 +252,23 @@ static void staged(struct session_call *c, const struct answer *a)
     struct upload_call *u = (struct upload_call *)c;
     if (a)
         answer_error(a, &c->error);
-    if (c->error.status == 413) {
+    if (c->error.status == 413)
         by_parts(c);
-    } else if (c->error.err) {
+    else if (c->error.err)
         call_end(c);
-    } else {
-        cJSON *request = helper_op("adopt", u->path);
-        cJSON_AddStringToObject(request, "stage", u->stage);
-        call_ask(c, request, put_done);
-    }
+    else
+        ask_adopt(c, u->stage, put_done);
 }
 
 static void by_helper(struct session_call *c)
 {
     struct upload_call *u = (struct upload_call *)c;
     call_forget_error(c);
-    if (u->size <= INLINE_LIMIT) {
+    entry_free(&u->entry); /* of a file elsewhere */
+    if (u->size <= INLINE_LIMIT)
         put(c);
-        return;
-    }
-    stage_name(u->stage, "acafs-stage-");
-    post(c, NULL, u->stage, 0, u->size, staged);
+    else
+        post_stage(c, NULL, STAGE_PREFIX, 0, u->size, staged);
 }
 
 /* --- in parts */
@@ -285,8 +314,7 @@ static void next_part(struct session_call *c)
         call_fail(c, -EFBIG, "the file is too large to be uploaded");
         return;
     }
-    stage_name(u->stage, "acafs-part-");
-    post(c, NULL, u->stage, u->part_at, part_length(u), part_came);
+    post_stage(c, NULL, PART_PREFIX, u->part_at, part_length(u), part_came);
 }
 
 static void by_parts(struct session_call *c)
@@ -300,6 +328,7 @@ static void by_parts(struct session_call *c)
         return;
     }
     call_forget_error(c);
+    drop_left(u);
     u->parts = cJSON_CreateArray();
     if (u->parts)
         next_part(c);
@@ -312,10 +341,12 @@ static void upload_begin(struct session_call *c)
     struct upload_call *u = (struct upload_call *)c;
     if (u->size > UPLOAD_LIMIT)
         by_parts(c);
-    else if (session_path_plain(c->session, u->path))
-        post(c, u->directory, path_base(u->path), 0, u->size, posted);
-    else
+    else if (!session_path_plain(c->session, u->path))
         by_helper(c);
+    else if (*u->directory && c->session->subdirectories == PATH_UNKNOWN)
+        post_stage(c, u->directory, STAGE_PREFIX, 0, u->size, posted_aside);
+    else
+        post(c, u->directory, path_base(u->path), 0, u->size, posted);
 }
 
 static struct upload_call *new_upload(struct session *s, const char *path, session_entry_fn *fn,

@@ -37,33 +37,44 @@ void wire_error(const struct http_result *r, struct session_error *e)
     e->message = strdup(r->why);
 }
 
-/* Notes a header's value; true when another one was known before. */
-static bool note(char **known, const char *value)
+bool known_note(struct known *k, const char *value)
 {
-    if (!value || !*value)
+    if (!value || !*value || (k->now && strcmp(k->now, value) == 0) ||
+        (k->before && strcmp(k->before, value) == 0))
         return false;
-    if (*known && strcmp(*known, value) == 0)
-        return false;
-    bool changed = *known != NULL;
-    free(*known);
-    *known = strdup(value);
+    bool changed = k->now != NULL;
+    free(k->before);
+    k->before = k->now;
+    k->now = strdup(value);
     return changed;
 }
 
-void wire_notice(struct session *s, struct http_call *call)
+void known_forget(struct known *k)
 {
-    const char *guid = http_header(call, "x-ms-session-guid");
-    const char *fresh = http_header(call, "x-ms-new-allocation");
-    bool same = s->guid && guid && strcmp(s->guid, guid) == 0;
-    bool changed = note(&s->guid, guid);
-    changed = note(&s->etag, http_header(call, "x-ms-session-etag")) || changed;
-    if (fresh && strcasecmp(fresh, "true") == 0 && s->answered && !same)
-        changed = true;
-    s->answered = true;
-    if (changed) {
-        log_warning("session %s is a new, empty one: the service recycled the old one",
-                    s->identifier);
-        session_new_allocation(s);
+    free(k->now);
+    free(k->before);
+    *k = (struct known){0};
+}
+
+void wire_notice(struct session *s, const struct http_result *r)
+{
+    /* Other statuses come from what stands in front of the session. */
+    if (r->status / 100 != 2 && r->status != 404)
+        return;
+    const char *guid = http_header(r->call, "x-ms-session-guid");
+    const char *fresh = http_header(r->call, "x-ms-new-allocation");
+    const struct known *teller = NULL;
+    bool same = s->guid.now && guid && strcmp(s->guid.now, guid) == 0;
+    /* Not the very first of these: the session was just made then. */
+    bool changed = fresh && strcasecmp(fresh, "true") == 0 && s->tells_allocation && !same;
+    s->tells_allocation = s->tells_allocation || fresh;
+    if (known_note(&s->header_etag, http_header(r->call, "x-ms-session-etag")))
+        teller = &s->header_etag;
+    if (known_note(&s->guid, guid))
+        teller = &s->guid;
+    if (teller || changed) {
+        log_warning("the session is a new, empty one: the service recycled the old one");
+        session_new_allocation(s, teller);
     }
 }
 
