@@ -57,7 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         if body is None:
             body = b"" if value is None else json.dumps(value).encode()
         self.send_response(status)
-        for name in ("x-ms-session-guid", "x-ms-new-allocation", "api-supported-versions"):
+        for name in ("x-ms-session-guid", "x-ms-session-etag", "x-ms-new-allocation",
+                     "api-supported-versions"):
             if name in rules():
                 self.send_header(name, rules()[name])
         for name, text in headers:
@@ -65,18 +66,24 @@ class Handler(BaseHTTPRequestHandler):
         if "Content-Length" not in dict(headers):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True  # a canceled call
 
     def fail(self, status, code):
         self.send(status, {"error": {"code": code, "message": "no: " + code}})
+
+    def note(self, line):
+        with lock, open(os.path.join(TOP, "log"), "a") as log:
+            log.write(line + "\n")
 
     def handle_one(self, method):
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
-        with lock, open(os.path.join(TOP, "log"), "a") as log:
-            log.write("%s %s\n" % (method, self.path))
+        self.note("%s %s" % (method, self.path))
         version = query.get("api-version")
         if version not in rules().get("versions", VERSIONS):
             return self.fail(400, rules().get("refusal", "SessionRequestNotSupported"))
@@ -86,7 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.route(method, parts[1:], query, body, version == OLD)
 
     def route(self, method, parts, query, body, old):
-        if rules().get("ignore_path"):
+        content = len(parts) == 3 and "files" in parts[:1]
+        if rules().get("ignore_path") or content and rules().get("ignore_content_path"):
             query.pop("path", None)
         where = os.path.join(DATA, query.get("path", "")).rstrip("/")
         if parts == (["code", "execute"] if old else ["executions"]):
@@ -100,7 +108,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.list(where, query, old)
         if method == "POST":
             return self.upload(where, body, old)
-        content = len(parts) == 3
         name = parts[2] if old and content else parts[1]
         if name in rules().get("redirect", ()):
             return self.send(301, headers=[("Location", "/elsewhere")])
@@ -121,7 +128,8 @@ class Handler(BaseHTTPRequestHandler):
         if old:
             return {"properties": {"filename": name, "size": st.st_size, "lastModifiedTime": when}}
         return {"name": name, "type": "directory" if os.path.isdir(path) else "file",
-                "sizeInBytes": st.st_size, "lastModifiedAt": when, "directory": directory}
+                "sizeInBytes": st.st_size, "lastModifiedAt": when,
+                **({} if rules().get("top_only") else {"directory": directory})}
 
     def list(self, where, query, old):
         found = []
@@ -132,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
                 path = os.path.join(top, name)
                 if not os.path.islink(path) and not (old and os.path.isdir(path)):
                     found.append(self.describe(path, old, relative))
-            if query.get("recursive") != "true":
+            if query.get("recursive") != "true" or rules().get("top_only"):
                 break
         page, start = rules().get("page", 10**6), int(query.get("skip", 0))
         answer = {"value": found[start:start + page]}
@@ -158,6 +166,8 @@ class Handler(BaseHTTPRequestHandler):
         with open(path, "wb") as file:
             file.write(part.get_payload(decode=True))
         answer = self.describe(path, old)
+        self.note("has " + os.path.basename(path))
+        time.sleep(rules().get("slow_files", 0))
         return self.send(200, {"value": [answer]} if old else answer)
 
     def content(self, path):
@@ -172,6 +182,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.send(416)
             headers.append(("Content-Range", "bytes %d-%d/%d" % (start, len(data) - 1, len(data))))
             data, status = data[start:], 206
+        self.note("gives " + os.path.basename(path))
+        time.sleep(rules().get("slow_files", 0))
         if strikes("cut"):
             headers.append(("Content-Length", str(len(data))))
             data = data[:len(data) // 2]
@@ -183,8 +195,9 @@ class Handler(BaseHTTPRequestHandler):
         if envelope != rules().get("envelope", old) or rules().get("old_only") and not old:
             return self.fail(400, "SessionPropertiesMissing")
         body = body.get("properties", body)
-        if "useEmptyKernel" in body and rules().get("no_empty_kernel"):
-            return self.fail(400, "SessionRequestValidationFailed")
+        for option in ("useEmptyKernel", "outputStreamsMaxLength"):
+            if option in body and option in rules().get("refused_options", ()):
+                return self.fail(400, "SessionRequestValidationFailed")
         if strikes("busy"):
             return self.send(429, {"code": "Busy", "message": "busy"}, [("Retry-After", "0")])
         if rules().get("no_execute"):
@@ -192,6 +205,9 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(rules().get("slow", 0))
         outcome = {"stdout": "", "stderr": "", "executionTimeInMilliseconds": 1}
         status = "Succeeded"
+        if strikes("unheard"):  # broken before it was done
+            self.close_connection = True
+            return None
         with lock:
             try:
                 result = run(body["code"])
@@ -199,12 +215,17 @@ class Handler(BaseHTTPRequestHandler):
                 result, status, outcome["stderr"] = "", "Failed", "Traceback\n%r\n" % e
         if rules().get("quote"):
             result = json.dumps(result)
+        if rules().get("repr"):
+            result = repr(result)
         if envelope:
             words = {"Succeeded": "Success", "Failed": "Failure"}
             return self.send(200, {"properties": dict(outcome, status=words[status], result=result)})
         id = self.headers.get("operation-id", "op")
+        if rules().get("own_id"):
+            id = "the-pool's-own-%d" % len(finished)
         answer = {"id": id, "status": status, "result": dict(outcome, executionResult=result)}
-        finished[id] = answer
+        if not rules().get("forgets"):
+            finished[id] = answer
         if strikes("drop"):
             self.close_connection = True
             return None

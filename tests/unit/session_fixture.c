@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -147,6 +148,21 @@ bool fixture_holds(struct fixture *f, const char *path, const void *data, size_t
     free(got);
     fclose(file);
     return same;
+}
+
+static unsigned stages;
+
+static int count_stage(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    stages += strncmp(path + ftw->base, "acafs-", 6) == 0;
+    return 0;
+}
+
+unsigned fixture_stages(struct fixture *f)
+{
+    stages = 0;
+    assert_int_equal(nftw(f->data, count_stage, 8, FTW_PHYS), 0);
+    return stages;
 }
 
 unsigned fixture_count(struct fixture *f, const char *text)

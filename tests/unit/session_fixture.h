@@ -39,6 +39,8 @@ unsigned fixture_count(struct fixture *, const char *text);
 void fixture_write(struct fixture *, const char *path, const void *data, size_t len);
 bool fixture_holds(struct fixture *, const char *path, const void *data, size_t len);
 bool fixture_exists(struct fixture *, const char *path);
+/* Files of the client's own below the session's. */
+unsigned fixture_stages(struct fixture *);
 
 /* Runs the loop until `call`, which must not be NULL, has been answered. */
 void fixture_wait(struct fixture *, struct session_call *call);

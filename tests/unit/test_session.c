@@ -13,6 +13,7 @@
 
 #include "session_fixture.h"
 #include "util/json.h"
+#include "util/log.h"
 
 #define assert_well(f)                                                                             \
     do {                                                                                           \
@@ -245,6 +246,122 @@ static void misplaced_subdirectory_is_noticed(void **state)
     assert_int_equal(fixture_count(f, "path=d"), 1);
 }
 
+static void file_at_the_top_survives_an_ignored_path(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"ignore_path\": true}");
+    fixture_write(f, "x", "top", 3);
+    upload(f, "d/x", "below", 5);
+    assert_well(f);
+    assert_true(fixture_holds(f, "x", "top", 3));
+    assert_true(fixture_holds(f, "d/x", "below", 5));
+    download(f, "d/x", 0);
+    assert_well(f);
+    assert_int_equal(f->content.len, 5);
+    fixture_wait(f, session_space(f->session, on_space, f)); /* behind the tidying */
+    assert_int_equal(fixture_stages(f), 0);
+}
+
+static void downloads_know_an_ignored_path(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"ignore_content_path\": true}");
+    fixture_write(f, "x", "top", 3);
+    fixture_write(f, "d/x", "below", 5);
+    fixture_write(f, "d/y", "alone", 5);
+    static const char *const paths[] = {"d/x", "d/y", "d/x"};
+    static const char *const contents[] = {"below", "alone", "below"};
+    for (size_t i = 0; i < 3; i++) {
+        download(f, paths[i], 0);
+        assert_well(f);
+        assert_int_equal(f->content.len, 5);
+        assert_memory_equal(f->content.data, contents[i], 5);
+    }
+    assert_int_equal(fixture_count(f, "/content?"), 1);
+    download(f, "d/none", 0);
+    assert_int_equal(f->err, -ENOENT);
+}
+
+static void downloads_of_directories_are_verified_once(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "d/x", "below", 5);
+    for (int i = 0; i < 3; i++) {
+        download(f, "d/x", i);
+        assert_well(f);
+        assert_int_equal(f->content.len, 5);
+    }
+    assert_int_equal(fixture_count(f, "GET /pool/files/x?"), 1);
+    assert_int_equal(fixture_count(f, "GET /pool/files/x/content?"), 3);
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 0);
+}
+
+static void connect_then(struct fixture *f, const char *rules)
+{
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    fixture_rules(f, rules);
+}
+
+static void failed_upload_leaves_nothing(void **state)
+{
+    struct fixture *f = *state;
+    char *data = pattern(3 << 20);
+    connect_then(f, "{\"refuse\": [\"no\"]}");
+    fixture_write(f, "v1.2", "no directory", 12);
+    upload(f, "v1.2/x", data, 1 << 20); /* adopt fails */
+    assert_int_equal(f->err, -EEXIST);
+    fixture_rules(f, "{\"limit\": 2000000}");
+    upload(f, "v1.2/x", data, 3 << 20); /* join fails */
+    assert_int_equal(f->err, -EEXIST);
+    upload(f, "bad\xff", data, 1 << 20);
+    assert_int_equal(f->err, -EILSEQ);
+    free(data);
+    fixture_wait(f, session_space(f->session, on_space, f));
+    assert_int_equal(fixture_stages(f), 0);
+}
+
+static void quit_loop(void *arg)
+{
+    loop_quit(((struct fixture *)arg)->loop, 7);
+}
+
+static void run_for(struct fixture *f, int64_t ms)
+{
+    struct loop_timer pause;
+    loop_timer_init(&pause, f->loop, quit_loop, f);
+    loop_timer_set(&pause, ms);
+    assert_int_equal(loop_run(f->loop), 7);
+}
+
+/* Runs the loop until the pool's log has a line with `text`. */
+static void run_until_logged(struct fixture *f, const char *text)
+{
+    for (int i = 0; i < 500 && fixture_count(f, text) == 0; i++)
+        run_for(f, 10);
+    assert_true(fixture_count(f, text) > 0);
+}
+
+static void canceled_transfers_leave_nothing(void **state)
+{
+    struct fixture *f = *state;
+    size_t len = 1 << 20;
+    char *data = pattern(len);
+    connect_then(f, "{\"slow_files\": 3}");
+    struct session_call *call = session_upload_bytes(f->session, "v1.2/x", data, len, on_entry, f);
+    run_until_logged(f, "has acafs-stage-");
+    session_cancel(call);
+    fixture_write(f, "v1.2/y", data, len);
+    const struct session_sink sink = fixture_sink(f);
+    call = session_download(f->session, "v1.2/y", 0, &sink);
+    run_until_logged(f, "gives acafs-stage-");
+    session_cancel(call);
+    free(data);
+    fixture_wait(f, session_space(f->session, on_space, f));
+    assert_well(f);
+    assert_int_equal(fixture_stages(f), 0);
+    assert_false(fixture_exists(f, "v1.2/x"));
+}
+
 static void unverified_subdirectory_is_not_deleted_from(void **state)
 {
     struct fixture *f = *state;
@@ -329,6 +446,58 @@ static void page_elsewhere_is_refused(void **state)
     assert_int_equal(f->err, -EPROTO);
 }
 
+static void stage_files_are_not_listed(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "d/acafs-stage-0123456789abcdef", "1", 1);
+    fixture_write(f, "d/acafs-stage-0123456789abcde", "mine", 4);
+    fixture_write(f, "acafs-part-0123456789abcdef", "1", 1);
+    fixture_wait(f, session_list(f->session, "", true, on_list, f));
+    assert_well(f);
+    assert_int_equal(f->listing.count, 2);
+    assert_non_null(fixture_find(f, "d", "acafs-stage-0123456789abcde"));
+}
+
+static void listing_of_the_top_alone_is_known(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "d/b", "22", 2);
+    fixture_rules(f, "{\"top_only\": true}");
+    fixture_wait(f, session_list(f->session, "", true, on_list, f));
+    assert_well(f);
+    assert_false(f->recursive);
+    fixture_rules(f, "{}");
+    fixture_wait(f, session_list(f->session, "", true, on_list, f));
+    assert_true(f->recursive);
+    assert_non_null(fixture_find(f, "d", "b"));
+}
+
+static void long_scans_come_in_pages(void **state)
+{
+    struct fixture *f = *state;
+    enum { COUNT = 1500 };
+    char name[256];
+    memset(name, 'x', sizeof name);
+    memcpy(name, ".d/", 3);
+    name[240] = '\0';
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(name + 220, 20, "%d.%d", i, i % 3);
+        fixture_write(f, name, "", 0);
+    }
+    /* A name of 235 bytes makes an entry of about 350; twice as much as an answer holds. */
+    for (int i = 0; i < 3 * COUNT; i++) {
+        snprintf(name + 220, 20, "more%d", i);
+        fixture_write(f, name, "", 0);
+    }
+    fixture_wait(f, session_list(f->session, ".d", false, on_list, f));
+    assert_well(f);
+    assert_int_equal(f->listing.count, 4 * COUNT);
+    fixture_wait(f, session_list_hidden(f->session, on_list, f));
+    assert_well(f);
+    assert_int_equal(f->listing.count, 4 * COUNT + 1);
+    assert_true(fixture_count(f, "POST /pool/executions") >= 4);
+}
+
 static void hidden_things_are_told(void **state)
 {
     struct fixture *f = *state;
@@ -394,11 +563,6 @@ static void names_are_changed(void **state)
     assert_true(f->space.total > 0 && f->space.free <= f->space.total);
 }
 
-static void quit_loop(void *arg)
-{
-    loop_quit(((struct fixture *)arg)->loop, 7);
-}
-
 static void helpers_are_batched_in_order(void **state)
 {
     struct fixture *f = *state;
@@ -422,10 +586,7 @@ static void requests_wait_for_the_one_under_way(void **state)
     fixture_rules(f, "{\"slow\": 0.5}");
     struct session_call *first = session_mkdir(f->session, "d", 0777, on_done, f);
     assert_non_null(first);
-    struct loop_timer pause;
-    loop_timer_init(&pause, f->loop, quit_loop, f);
-    loop_timer_set(&pause, 100);
-    assert_int_equal(loop_run(f->loop), 7);
+    run_until_logged(f, "POST /pool/executions");
     session_cancel(first); /* under way: done all the same, and not told */
     char path[16];
     for (int i = 0; i < 20; i++) {
@@ -561,6 +722,39 @@ static void lost_answer_is_looked_for(void **state)
     assert_int_equal(fixture_count(f, "GET /pool/executions/"), 1);
 }
 
+static void lost_for_good(void **state)
+{
+    struct fixture *f = *state;
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    fixture_rules(f, "{\"drop\": 1, \"forgets\": true}");
+    assert_non_null(session_mkdir(f->session, "d", 0777, on_done, f));
+    fixture_wait(f, session_space(f->session, on_space, f));
+    fixture_wait_all(f, 2);
+    assert_int_equal(f->err, 0); /* space, asked again */
+    assert_true(f->space.total > 0);
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 2);
+    fixture_rules(f, "{\"drop\": 3, \"forgets\": true}");
+    fixture_wait(f, session_rename(f->session, "d", "e", RENAME_PLAIN, on_done, f));
+    assert_int_equal(f->err, -EIO); /* it was done, or it was not */
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 3);
+}
+
+static void never_done_is_done_again_where_that_is_safe(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"unheard\": 1}");
+    upload(f, "o+d", "1", 1);
+    assert_well(f);
+    assert_true(fixture_holds(f, "o+d", "1", 1));
+    fixture_rules(f, "{\"unheard\": 9}");
+    upload(f, "o+d", "22", 2); /* not for ever */
+    assert_int_equal(f->err, -EIO);
+    assert_true(fixture_holds(f, "o+d", "1", 1));
+    fixture_rules(f, "{}");
+    upload(f, "o+d", "22", 2);
+    assert_well(f);
+}
+
 static void running_execution_is_followed(void **state)
 {
     struct fixture *f = *state;
@@ -568,6 +762,10 @@ static void running_execution_is_followed(void **state)
     fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
     assert_well(f);
     assert_int_equal(fixture_count(f, "GET /pool/executions/"), 3);
+    fixture_rules(f, "{\"running\": 4, \"own_id\": true}");
+    fixture_wait(f, session_mkdir(f->session, "e", 0777, on_done, f));
+    assert_well(f);
+    assert_true(fixture_count(f, "GET /pool/executions/the-pool") > 0);
 }
 
 static void servers_differ_and_the_helper_works(void **state)
@@ -575,10 +773,12 @@ static void servers_differ_and_the_helper_works(void **state)
     struct fixture *f = *state;
     static const char *const servers[] = {
         "{\"quote\": true}",
+        "{\"repr\": true}",
+        "{\"repr\": true, \"quote\": true}",
         "{\"envelope\": true}",
-        "{\"no_empty_kernel\": true}",
+        "{\"refused_options\": [\"useEmptyKernel\"]}",
         "{\"busy\": 1}",
-        "{\"envelope\": true, \"no_empty_kernel\": true}",
+        "{\"envelope\": true, \"refused_options\": [\"useEmptyKernel\"]}",
         "{\"versions\": [\"2024-02-02-preview\"]}",
         "{\"versions\": [\"2024-02-02-preview\"], \"envelope\": false, \"quote\": true}",
         "{\"versions\": [\"2024-10-02-preview\"]}",
@@ -686,6 +886,33 @@ static void execution(void **state)
     assert_non_null(strstr(f->execution.err, "ZeroDivisionError"));
 }
 
+static void options_of_executions_that_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    const struct session_code code = {
+        .code = "6 * 7", .empty_kernel = true, .streams_max = 1000000};
+    static const char *const rules[] = {
+        "{\"refused_options\": [\"useEmptyKernel\"]}",
+        "{\"refused_options\": [\"outputStreamsMaxLength\"]}",
+        "{\"refused_options\": [\"useEmptyKernel\", \"outputStreamsMaxLength\"]}"};
+    for (size_t i = 0; i < 3; i++) {
+        fixture_rules(f, rules[i]);
+        fixture_client(f, NULL);
+        fixture_wait(f, session_execute(f->session, &code, on_execution, f));
+        assert_well(f);
+        assert_int_equal(f->execution.result->valueint, 42);
+    }
+    /* What was taken once is not blamed: the request is not sent a second time. */
+    fixture_rules(f, "{}");
+    fixture_client(f, NULL);
+    fixture_wait(f, session_execute(f->session, &code, on_execution, f));
+    unsigned before = fixture_count(f, "POST /pool/executions");
+    fixture_rules(f, rules[2]);
+    fixture_wait(f, session_execute(f->session, &code, on_execution, f));
+    assert_int_equal(f->err, -EINVAL);
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), before + 1);
+}
+
 static void on_info(void *arg, const struct session_error *e, const struct session_info *info)
 {
     assert_true(e->err || info->etag);
@@ -717,6 +944,67 @@ static void recycled_session_is_noticed(void **state)
     assert_int_equal(now.generation, 2);
     fixture_wait(f, session_delete(f->session, on_done, f));
     assert_well(f);
+}
+
+/* The tellers of one recycling are heard one after another, late answers of the old one between. */
+static void one_recycling_is_told_once(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        const char *rules;
+        bool info;
+        unsigned recycled;
+    } steps[] = {
+        {"{\"x-ms-session-guid\": \"one\", \"x-ms-session-etag\": \"a\", \"etag\": \"e1\"}", true,
+         0},
+        {"{\"x-ms-session-guid\": \"two\"}", false, 1},
+        {"{\"x-ms-session-guid\": \"one\"}", false, 1},
+        {"{\"x-ms-session-guid\": \"two\", \"x-ms-session-etag\": \"b\"}", false, 1},
+        {"{\"x-ms-session-guid\": \"two\", \"etag\": \"e2\"}", true, 1},
+        {"{\"x-ms-session-etag\": \"c\", \"x-ms-session-guid\": \"three\"}", false, 2},
+        {"{\"etag\": \"e3\"}", true, 2},
+        {"{\"etag\": \"e4\"}", true, 3},
+        {"{\"x-ms-session-guid\": \"four\", \"x-ms-session-etag\": \"d\"}", false, 3},
+        {"{\"x-ms-new-allocation\": \"true\"}", false, 3}, /* the first of these */
+        {"{\"x-ms-new-allocation\": \"false\"}", false, 3},
+        {"{\"x-ms-new-allocation\": \"true\"}", false, 4},
+    };
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        fixture_rules(f, steps[i].rules);
+        if (steps[i].info)
+            fixture_wait(f, session_info(f->session, on_info, f));
+        else
+            fixture_wait(f, session_list(f->session, "", false, on_list, f));
+        fixture_wait(f, session_connect(f->session, on_done, f));
+        if (f->recycled != steps[i].recycled)
+            fail_msg("step %zu: %u recyclings, not %u", i, f->recycled, steps[i].recycled);
+    }
+}
+
+static void identifier_stays_out_of_the_log(void **state)
+{
+    struct fixture *f = *state;
+    char path[96], text[8192];
+    snprintf(path, sizeof path, "%s/stderr", f->top);
+    int kept = dup(2), fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    dup2(fd, 2);
+    log_set_level(LOG_LEVEL_DEBUG);
+    fixture_rules(f, "{\"x-ms-session-guid\": \"one\"}");
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    fixture_rules(f, "{\"x-ms-session-guid\": \"two\", \"lose_path\": true, \"busy\": 1}");
+    upload(f, "d/x", "1", 1);
+    fixture_rules(f, "{\"no_execute\": true}");
+    fixture_wait(f, session_mkdir(f->session, "e", 0777, on_done, f));
+    log_set_level(LOG_LEVEL_WARNING);
+    dup2(kept, 2);
+    close(kept);
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    close(fd);
+    assert_true(n > 0);
+    text[n] = '\0';
+    assert_non_null(strstr(text, "new, empty one"));
+    assert_null(strstr(text, "test|session"));
+    assert_null(strstr(text, "test%7Csession"));
 }
 
 static void nothing_is_called_after_free(void **state)
@@ -760,12 +1048,20 @@ int main(void)
         with_pool(refused_and_redirected_names_fall_back),
         with_pool(subdirectory_is_verified_once),
         with_pool(misplaced_subdirectory_is_noticed),
+        with_pool(file_at_the_top_survives_an_ignored_path),
+        with_pool(downloads_know_an_ignored_path),
+        with_pool(downloads_of_directories_are_verified_once),
+        with_pool(failed_upload_leaves_nothing),
+        with_pool(canceled_transfers_leave_nothing),
         with_pool(unverified_subdirectory_is_not_deleted_from),
         with_pool(missing_things_are_missing),
         with_pool(ranges),
         with_pool(cut_download_is_tried_again),
         with_pool(recursive_listing_in_pages),
         with_pool(page_elsewhere_is_refused),
+        with_pool(stage_files_are_not_listed),
+        with_pool(listing_of_the_top_alone_is_known),
+        with_pool(long_scans_come_in_pages),
         with_pool(hidden_things_are_told),
         with_pool(odd_directory_is_scanned),
         with_pool(names_are_changed),
@@ -777,6 +1073,8 @@ int main(void)
         with_pool(callback_may_ask_for_more),
         with_pool(canceled_request_is_not_sent),
         with_pool(lost_answer_is_looked_for),
+        with_pool(lost_for_good),
+        with_pool(never_done_is_done_again_where_that_is_safe),
         with_pool(running_execution_is_followed),
         with_pool(servers_differ_and_the_helper_works),
         with_pool(name_of_other_bytes_spoils_no_other),
@@ -784,7 +1082,10 @@ int main(void)
         with_pool(any_code_is_called),
         with_pool(old_shape),
         with_pool(execution),
+        with_pool(options_of_executions_that_are_refused),
         with_pool(recycled_session_is_noticed),
+        with_pool(one_recycling_is_told_once),
+        with_pool(identifier_stays_out_of_the_log),
         with_pool(nothing_is_called_after_free),
         cmocka_unit_test(identifiers),
     };
