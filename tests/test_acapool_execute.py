@@ -558,7 +558,7 @@ def test_what_is_seen_of_the_system(session):
     assert session.run("import os; sorted(os.listdir('/mnt')), os.getuid() != 0") == [["data"], True]
     assert session.run("os.path.exists('/root'), os.path.exists('/var'), os.path.exists('/run'), "
                        "os.path.exists('/etc/shadow'), os.path.exists('/home/session')") == [False] * 4 + [True]
-    assert session.run("os.listdir('/tmp')") == []
+    assert session.run("os.listdir('/tmp')") == [] and session.run("oct(os.stat('/tmp').st_mode)") == "0o41777"
     assert session.run("sorted(os.environ)") == sorted(
         ["HOME", "LANG", "LOGNAME", "MPLBACKEND", "PATH", "PWD", "SHELL", "USER"])
     assert session.run("import getpass, socket; getpass.getuser(), socket.gethostname(), os.path.expanduser('~')") == \

@@ -168,6 +168,12 @@ static int start_thread(struct execution *e)
     return -err;
 }
 
+static void refuse(struct execution *e)
+{
+    buf_adds(&e->result.err, "Execution aborted: there is no thread for it");
+    set_state(e, EXECUTION_FAILED);
+}
+
 static struct execution *execution_new(struct session *s, const struct execution_request *request)
 {
     struct execution *e = calloc(1, sizeof *e);
@@ -213,6 +219,6 @@ int execution_submit(struct session *s, const struct execution_request *request,
     else if (!e->asynchronous)
         set_state(e, run(e));
     else if (start_thread(e))
-        set_state(e, EXECUTION_FAILED);
+        refuse(e);
     return 0;
 }

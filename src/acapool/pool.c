@@ -307,7 +307,7 @@ static void remove_directory(struct pool *p)
 int pool_new(const struct pool_options *options, struct mainthread *main, struct pool **out,
              char **why)
 {
-    int err = sandbox_probe(&options->sandbox, why);
+    int err = sandbox_probe(&options->sandbox, geteuid() ? (uid_t)-1 : FIRST_UID, why);
     if (err)
         return err;
     struct pool *p = calloc(1, sizeof *p);
@@ -375,7 +375,7 @@ static int allocate(struct pool *p, const char *identifier, struct session **out
         return -ESHUTDOWN;
     if (HASH_COUNT(p->sessions) >= p->options.max_sessions)
         return -EUSERS;
-    uid_t uid = geteuid() ? (uid_t)-1 : (uid_t)(FIRST_UID + p->next_uid++ % UIDS);
+    uid_t uid = geteuid() ? (uid_t)-1 : FIRST_UID + p->next_uid++ % UIDS;
     char name[33];
     text_random_hex(name, 16);
     _cleanup_buf_ struct buf path = {0};

@@ -108,9 +108,9 @@ static void add_file(struct command *c, const char *text, const char *path)
     add(c, path);
 }
 
-static void add_scratch(struct command *c, const char *path, uint64_t size)
+static void add_scratch(struct command *c, const char *path, const char *mode, uint64_t size)
 {
-    add(c, "--size");
+    add_all(c, "--perms", mode, "--size");
     add_number(c, size);
     add_all(c, "--tmpfs", path);
 }
@@ -157,9 +157,9 @@ static void add_bwrap(struct command *c, const struct sandbox_options *o, const 
     add_file(c, group, "/etc/group");
     add_file(c, hosts, "/etc/hosts");
     add_all(c, "--proc", "/proc", "--dev", "/dev");
-    add_scratch(c, "/dev/shm", o->limits.memory / 4);
-    add_scratch(c, "/tmp", o->limits.memory / 4);
-    add_scratch(c, "/home/session", o->limits.memory / 8);
+    add_scratch(c, "/dev/shm", "1777", o->limits.memory / 4);
+    add_scratch(c, "/tmp", "1777", o->limits.memory / 4);
+    add_scratch(c, "/home/session", "0700", o->limits.memory / 8);
     add_all(c, "--bind", data, "/mnt/data", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir",
             "/mnt/data", "--");
 }
@@ -208,7 +208,7 @@ struct start {
     const char *data; /* NULL for a probe */
     size_t data_at;   /* which argument it is; 0: none */
     bool bare;
-    uid_t uid;
+    uid_t uid;   /* (uid_t)-1: stay who we are */
     int in, err; /* become 0, and 1 and 2; -1: /dev/null, ours */
     int control; /* becomes CONTROL_FD */
 };
@@ -229,10 +229,9 @@ __attribute__((noreturn)) static void child(const struct start *s)
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prefer_for_oom();
-    if (s->data && s->uid != (uid_t)-1) {
-        const char *near = s->bare ? s->data : bring_near(s->data);
+    if (s->uid != (uid_t)-1) {
         if (s->data_at)
-            argv[s->data_at] = (char *)near;
+            argv[s->data_at] = (char *)bring_near(s->data);
         if (become(s->uid))
             _exit(71);
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user clears it */
@@ -305,7 +304,7 @@ static int explain(int status, const char *said, char **why)
     return -EPERM;
 }
 
-int sandbox_probe(const struct sandbox_options *o, char **why)
+int sandbox_probe(const struct sandbox_options *o, uid_t uid, char **why)
 {
     if (access("/usr/bin/python3", X_OK)) {
         *why = strdup("/usr/bin/python3 is not there");
@@ -314,13 +313,13 @@ int sandbox_probe(const struct sandbox_options *o, char **why)
     if (o->bare)
         return 0;
     _cleanup_command_ struct command c = {0};
-    add_bwrap(&c, o, "/mnt");
+    add_bwrap(&c, o, "/usr");
     add(&c, "/usr/bin/true");
     int ends[2];
     if (c.failed || pipe2(ends, O_CLOEXEC))
         return -ENOMEM;
     _cleanup_close_ int said_fd = ends[0];
-    struct start s = {.command = &c, .uid = (uid_t)-1, .in = -1, .err = ends[1], .control = -1};
+    struct start s = {.command = &c, .uid = uid, .in = -1, .err = ends[1], .control = -1};
     pid_t pid = fork();
     if (pid == 0)
         child(&s);

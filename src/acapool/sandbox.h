@@ -30,8 +30,8 @@ struct sandbox {
     pthread_mutex_t lock; /* for commands and their acknowledgement */
 };
 
-/* Whether a sandbox can be had here: 0, or -errno with *why (malloc'd, one line). */
-int sandbox_probe(const struct sandbox_options *, char **why);
+/* Whether user `uid` can have a sandbox here: 0, or -errno with *why (malloc'd, one line). */
+int sandbox_probe(const struct sandbox_options *, uid_t uid, char **why);
 
 /* Starts one over directory `data`, as user `uid` ((uid_t)-1: as we are). Call it on the main
  * thread only: the sandbox dies with the thread that started it. */

@@ -221,6 +221,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     if (!r->status) {
         set_patience(connection, 0);
         r->route->call(r);
+        set_patience(connection, IDLE_S); /* which starts it anew */
     }
     return send_reply(r);
 }
@@ -233,7 +234,6 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **st
     if (!r)
         return;
     *state = NULL;
-    set_patience(connection, IDLE_S);
     upload_forget(r);
     if (r->reply)
         MHD_destroy_response(r->reply);
