@@ -14,6 +14,7 @@ struct job;
 struct job_spec {
     const char *path;        /* the script in the session, or NULL with code */
     const char *code;        /* code to run as it is ("-c", standard input) */
+    const char *code_name;   /* its sys.argv[0]: "-" for standard input; NULL: "-c" */
     const char *const *args; /* sys.argv[1:], NULL-terminated; may be NULL */
     bool in_kernel;          /* the session's kernel: variables stay */
     bool keep_outputs;       /* harness leaves PATH.stdout, .stderr, .result and images beside
@@ -24,16 +25,16 @@ struct job_spec {
 enum job_state { JOB_SUCCEEDED, JOB_FAILED, JOB_CANCELED, JOB_TIMED_OUT, JOB_LOST };
 
 struct job_image {
-    char *name; /* file name beside the script: hello.py.result.png */
+    char *name; /* file name beside the script: hello.py.result.png; of code: code.result.png */
     char extension[16];
-    struct buf bytes;
+    struct buf bytes; /* empty with keep_outputs: the file is in the session */
 };
 
 struct job_result {
     enum job_state state;
-    int exit_code;      /* as acarun's table: the script's own code, 1 when it raised, ... */
-    char *message;      /* one line for people, or NULL */
-    cJSON *value;       /* last expression, or NULL */
+    int exit_code; /* as acarun's table: the script's own code, 1 when it raised, ... */
+    char *message; /* one line for people, or NULL */
+    cJSON *value;  /* last expression, or NULL */
     struct job_image *images;
     size_t image_count;
     int64_t milliseconds;

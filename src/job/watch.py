@@ -37,7 +37,7 @@ def main(a):
     elif a["do"] == "kill":
         end(folder, signal.SIGKILL)
     elif a["do"] == "clear":
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder, a)
         return {"state": "gone"}
     elif a["do"] == "abandon":
         abandon(folder, a)
@@ -252,16 +252,19 @@ def stop(folder, why):
     end(folder, signal.SIGTERM if has_supervisor else signal.SIGINT)
 
 
-def abandon(folder, a):
+def clear(folder, a):
     if a.get("upload"):
         try:
             os.unlink(upload(folder, a))
         except OSError:
+            pass  # it became the code that was run
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def abandon(folder, a):
+    if os.path.isdir(folder):
+        with open(path_in(folder, "abandoned"), "w"):
             pass
-    if not os.path.isdir(folder):
-        return
-    with open(path_in(folder, "abandoned"), "w"):
-        pass
-    stop(folder, "canceled")
+        stop(folder, "canceled")
     if not locked(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder, a)
