@@ -341,8 +341,9 @@ void config_print(const struct config *c, FILE *out)
         if (strcmp(section, o->section))
             fprintf(out, "%s[%s]\n", *section ? "\n" : "", o->section);
         section = o->section;
-        fprintf(out, "%s%s = %-24s ; %s\n", value.len ? "" : "# ", o->key,
-                value.len ? value.data : "",
+        int width =
+            fprintf(out, "%s%s = %s", value.len ? "" : "# ", o->key, value.len ? value.data : "");
+        fprintf(out, "%*s ; %s\n", width < 40 ? 40 - width : 0, "",
                 origin      ? origin
                 : value.len ? "default"
                             : "not set");

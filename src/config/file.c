@@ -97,10 +97,10 @@ static int parse_text(struct config *c, const char *file, const char *text, char
     ini_use_stack = false;       /* lines of any length */
     ini_allow_realloc = true;
     int line = ini_parse_stream(next_line, &p, take, &p);
-    if (p.err)
-        return p.err;
     if (line < 0)
         return -ENOMEM;
+    if (p.err && (unsigned)line >= p.line)
+        return p.err;
     if (line > 0)
         return config_problem(why, -EINVAL, "%s:%d: neither [section] nor key = value", file, line);
     return 0;
