@@ -21,8 +21,8 @@ def acafs(tmp_path, pool):
     (tmp_path / "mnt").mkdir()
 
     def run(*arguments, env=None, timeout=30):
-        settings = process.environment(HOME=tmp_path, XDG_RUNTIME_DIR=pool.directory, ACAFS_CONFIG=os.devnull,
-                                       XDG_CACHE_HOME=tmp_path / "cache", **(env or {}))
+        settings = process.environment(**{"HOME": tmp_path, "XDG_RUNTIME_DIR": pool.directory, "ACAFS_CONFIG": os.devnull,
+                                          "XDG_CACHE_HOME": tmp_path / "cache", **(env or {})})
         try:
             return process.run([process.ACAFS, *arguments], check=False, env=settings, cwd=tmp_path, timeout=timeout)
         finally:

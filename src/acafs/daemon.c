@@ -280,6 +280,14 @@ static void fail(struct daemon *d, int err, const char *message)
     loop_quit(d->mount.loop, exit_code(err));
 }
 
+/* Until then only what ends the start is told, in one line; all at the level debug. */
+static void set_log_level(const struct daemon *d, bool serving)
+{
+    enum log_level level = LOG_LEVEL_INFO;
+    log_level_parse(d->mount.config->log_level, &level);
+    log_set_level(serving || level == LOG_LEVEL_DEBUG ? level : LOG_LEVEL_ERROR);
+}
+
 static void serve(struct daemon *d)
 {
     int err = mount_fuse(d);
@@ -288,6 +296,7 @@ static void serve(struct daemon *d)
         return;
     }
     d->phase = SERVING;
+    set_log_level(d, true);
     log_info("session %s mounted on %s", session_identifier(d->mount.session), d->mount.mountpoint);
     ready(d, EXIT_OK);
     detach_output(d);
@@ -325,8 +334,10 @@ static void connected(void *arg, const struct session_error *e)
     d->connecting = NULL;
     if (e->err) {
         _cleanup_buf_ struct buf text = {0};
-        buf_addf(&text, "pool %s: %s%s", d->options->config->endpoint,
-                 e->message ? e->message : strerror(-e->err), advice(e));
+        buf_addf(&text, "pool %s: ", d->options->config->endpoint);
+        if (e->status)
+            buf_addf(&text, "HTTP %d: ", e->status);
+        buf_addf(&text, "%s%s", e->message ? e->message : strerror(-e->err), advice(e));
         fail(d, e->err, text.data);
         return;
     }
@@ -487,6 +498,7 @@ static int run(const struct daemon_options *options, int ready_fd)
         .signal_fd = -1,
     };
     harden();
+    set_log_level(&d, false);
     int err = set_up(&d);
     int code = err ? exit_code(err) : loop_run(d.mount.loop);
     tear_down(&d);

@@ -28,7 +28,9 @@ static const char usage[] =
     "a pool on this machine. Without SESSION a fresh one is made, and its name printed.\n"
     "  -f  stay in the foreground      -d  the same, and trace FUSE requests\n"
     "  -h  this help                   -V  the version\n"
-    "Options:\n";
+    "Every option is also a key of acafs.conf(5) and a variable: cache-size is ACAFS_CACHE_SIZE,\n"
+    "the pool's URL ACAFS_POOL_ENDPOINT. ACAFS_TOKEN holds a bearer token, ACAFS_CONFIG names a\n"
+    "configuration file (-o config=FILE). Options and their defaults:\n";
 
 static const struct {
     const char *name;
@@ -135,15 +137,13 @@ static char *check_mountpoint(const char *path)
 {
     char *full = realpath(path, NULL);
     struct stat st;
-    if (!full) {
+    if (!full || stat(full, &st)) {
         /* A mount whose daemon died still has its place in the table. */
         log_error("mount point %s: %s%s", path, strerror(errno),
-                  errno == ENOTCONN ? " (a mount whose daemon is gone: fusermount3 -u it first)"
+                  errno == ENOTCONN ? " (its daemon is gone: umount it first)"
                                     : "");
     } else if (is_mounted(full)) {
         log_error("mount point %s: a session is mounted there already", path);
-    } else if (stat(full, &st)) {
-        log_error("mount point %s: %s", path, strerror(errno));
     } else if (!S_ISDIR(st.st_mode)) {
         log_error("mount point %s: not a directory", path);
     } else {
@@ -196,9 +196,6 @@ int main(int argc, char **argv)
     struct config config = {0};
     if ((code = settings(&a, &config)))
         return code;
-    enum log_level level;
-    if (config.log_level && log_level_parse(config.log_level, &level) == 0)
-        log_set_level(level);
     _cleanup_free_ char *mountpoint = check_mountpoint(a.mountpoint);
     if (!mountpoint)
         return EXIT_MOUNTPOINT;

@@ -258,7 +258,7 @@ static void refused(void *self, const char *token)
     token_free(&c->token);
     if (c->source == SOURCE_TOKEN)
         note_failure(c, -EACCES,
-                     "ACAFS_TOKEN: the pool refused this token: it has expired, or is "
+                     "ACAFS_TOKEN: the pool refused this token (401): it has expired, or is "
                      "not for " CREDENTIAL_RESOURCE);
 }
 

@@ -200,7 +200,7 @@ static int add_header(struct curl_slist **list, const char *name, const char *va
 {
     struct buf line = {0};
     struct curl_slist *longer = NULL;
-    if (strpbrk(value, "\r\n"))
+    if (strpbrk(name, "\r\n") || strpbrk(value, "\r\n"))
         return -EINVAL;
     if (buf_addf(&line, "%s%s", name, value) == 0)
         longer = curl_slist_append(*list, line.data);

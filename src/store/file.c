@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utlist.h>
 
+#include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
 
@@ -21,16 +23,34 @@ enum {
 
 static void send_file(struct file *);
 
+/* mkdir -p, for this user alone. */
+static int make_directories(const char *path)
+{
+    _cleanup_free_ char *part = strdup(path);
+    if (!part)
+        return -ENOMEM;
+    for (char *p = part + 1;; p++) {
+        char end = *p;
+        if (end && end != '/')
+            continue;
+        *p = '\0';
+        if (mkdir(part, 0700) && errno != EEXIST)
+            return -errno;
+        if (!end)
+            return 0;
+        *p = end;
+    }
+}
+
 int store_files_init(struct store *s, char **why)
 {
-    s->cache_dir_fd = open(s->options.cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (s->cache_dir_fd < 0) {
-        int err = -errno;
-        if (asprintf(why, "cache directory %s: %s", s->options.cache_dir, strerror(-err)) < 0)
-            *why = NULL;
-        return err;
-    }
-    return 0;
+    int err = make_directories(s->options.cache_dir);
+    if (!err &&
+        (s->cache_dir_fd = open(s->options.cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+        err = -errno;
+    if (err && asprintf(why, "cache directory %s: %s", s->options.cache_dir, strerror(-err)) < 0)
+        *why = NULL;
+    return err;
 }
 
 /* --- the list of files, and the room they take */

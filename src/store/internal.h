@@ -85,6 +85,8 @@ struct store {
     bool hidden_patience_over;   /* plain directories wait no longer for `hidden` */
     struct loop_timer patience;
     int64_t stale_ms; /* listings asked before this are no news */
+    int64_t strange_ms; /* when a listing was asked that showed names come or gone by others' doing:
+                           `hidden` may have changed as well */
     uint32_t epoch;   /* numbers listings for inode.seen */
     size_t hidden_names;
     int away; /* -errno while the pool does not answer */

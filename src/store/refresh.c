@@ -82,6 +82,7 @@ static void clear_graves(struct store *s)
 
 /* One listing on its way into the tree. */
 struct merge {
+    bool strange; /* it showed a change of names that was not made here */
     struct store *store;
     uint64_t asked_clock;
     struct inode *top;
@@ -129,6 +130,7 @@ static struct inode *add_listed(struct merge *m, struct inode *dir, const char *
         return NULL;
     inode->on_server = true;
     inode->seen = s->epoch;
+    m->strange = true;
     tell_entry(s, dir, name);
     return inode;
 }
@@ -264,6 +266,7 @@ static void sweep(struct merge *m, struct inode *dir, covers_fn *covers, bool de
         if (child->seen != s->epoch && !ours_is_newer(m, child)) {
             _cleanup_buf_ struct buf path = {0};
             if (inode_path(child, &path) && covers(s, child, path.data)) {
+                m->strange = true;
                 remove_listed(s, child);
                 continue;
             }
@@ -284,6 +287,11 @@ static void merge_listing(struct store *s, struct inode *top, const struct listi
             merge_entry(&m, e);
     }
     sweep(&m, top, covers, deep);
+    if (m.strange && state != &s->hidden && state->listed_ms &&
+        s->hidden.asked_ms < state->asked_ms) {
+        s->strange_ms = state->asked_ms;
+        s->hidden_patience_over = false;
+    }
     s->hidden_names = listing->skipped;
 }
 
@@ -455,7 +463,8 @@ int store_fresh(struct store *s, struct waiter *w, struct inode *dir)
         return is_unreachable(err) && (s->tree.listed_ms || news) ? 0 : err;
     if (!dir->parent && dir != s->inodes.root)
         return 0;
-    bool hidden_due = plain && s->hidden.listed_ms <= s->stale_ms && !s->hidden_patience_over;
+    bool hidden_due = plain && !s->hidden_patience_over &&
+                      (s->hidden.listed_ms <= s->stale_ms || s->hidden.listed_ms <= s->strange_ms);
     if (good_enough(s, w, news) && !hidden_due)
         return 0;
     if (s->away && clock_ms() < s->away_until)
