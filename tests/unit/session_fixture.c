@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,39 +39,82 @@ static void start_pool(struct fixture *f)
     snprintf(f->url, sizeof f->url, "http://127.0.0.1:%d/pool", atoi(port));
 }
 
+/* acapool on a private socket; it writes a line to --ready-fd once it answers. */
+static void start_acapool(struct fixture *f)
+{
+    int ready[2];
+    char fd[12], line;
+    assert_int_equal(pipe(ready), 0);
+    snprintf(fd, sizeof fd, "%d", ready[1]);
+    snprintf(f->socket, sizeof f->socket, "%s/s/pool.sock", f->top);
+    strcpy(f->url, "http://localhost");
+    f->pid = fork();
+    if (f->pid == 0) {
+        const char *program = getenv("ACAPOOL");
+        close(ready[0]);
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        execl(program, program, "--socket", f->socket, "--ready-fd", fd, "--log-level", "warning",
+              (char *)NULL);
+        _exit(127);
+    }
+    close(ready[1]);
+    if (read(ready[0], &line, 1) != 1)
+        fail_msg("acapool did not start");
+    close(ready[0]);
+}
+
 static void recycled(void *arg)
 {
     ((struct fixture *)arg)->recycled++;
 }
 
-void fixture_client(struct fixture *f, const char *api_version)
+struct session *fixture_session(struct fixture *f, const char *api_version)
 {
-    session_free(f->session);
+    struct session *session = NULL;
     const struct session_options options = {.endpoint = f->url,
+                                            .unix_socket = *f->socket ? f->socket : NULL,
                                             .identifier = "test|session",
                                             .api_version = api_version,
                                             .deadline_ms = 20000};
     char *why = NULL;
-    assert_int_equal(session_new(f->loop, f->http, NULL, &options, &f->session, &why), 0);
+    assert_int_equal(session_new(f->loop, f->http, NULL, &options, &session, &why), 0);
+    return session;
+}
+
+void fixture_client(struct fixture *f, const char *api_version)
+{
+    session_free(f->session);
+    f->session = fixture_session(f, api_version);
     session_on_recycled(f->session, recycled, f);
 }
 
-int fixture_setup(void **state)
+static int setup(void **state, void (*start)(struct fixture *))
 {
     struct fixture *f = calloc(1, sizeof *f);
     if (!f)
         return -1;
+    f->in = -1;
     strcpy(f->top, "/tmp/acafs-session-XXXXXX");
     if (!mkdtemp(f->top))
         return -1;
     snprintf(f->data, sizeof f->data, "%s/data", f->top);
-    start_pool(f);
+    start(f);
     const struct http_options options = {.retries = 2};
     if (loop_new(&f->loop) || http_new(f->loop, &options, &f->http))
         return -1;
     fixture_client(f, NULL);
     *state = f;
     return 0;
+}
+
+int fixture_setup(void **state)
+{
+    return setup(state, start_pool);
+}
+
+int fixture_setup_acapool(void **state)
+{
+    return setup(state, start_acapool);
 }
 
 static void forget_results(struct fixture *f)
@@ -92,7 +136,10 @@ int fixture_teardown(void **state)
     session_free(f->session);
     http_free(f->http);
     loop_free(f->loop);
-    close(f->in);
+    if (f->in >= 0)
+        close(f->in);
+    else
+        kill(f->pid, SIGTERM);
     waitpid(f->pid, NULL, 0);
     forget_results(f);
     char command[96];
@@ -292,6 +339,26 @@ static int on_data(void *arg, const void *data, size_t len)
 struct session_sink fixture_sink(struct fixture *f)
 {
     return (struct session_sink){.on_head = on_head, .on_data = on_data, .done = on_done, .arg = f};
+}
+
+void fixture_upload(struct fixture *f, const char *path, const void *data, size_t len)
+{
+    fixture_wait(f, session_upload_bytes(f->session, path, data, len, on_entry, f));
+}
+
+void fixture_download(struct fixture *f, const char *path, uint64_t offset)
+{
+    const struct session_sink sink = fixture_sink(f);
+    fixture_wait(f, session_download(f->session, path, offset, &sink));
+}
+
+char *fixture_pattern(size_t len)
+{
+    char *data = malloc(len + 1);
+    assert_non_null(data);
+    for (size_t i = 0; i < len; i++)
+        data[i] = (char)(i * 31 + i / 251);
+    return data;
 }
 
 const struct entry *fixture_find(const struct fixture *f, const char *directory, const char *name)

@@ -15,32 +15,6 @@
 #include "util/json.h"
 #include "util/log.h"
 
-#define assert_well(f)                                                                             \
-    do {                                                                                           \
-        if ((f)->err)                                                                              \
-            fail_msg("error %s: %s", strerror(-(f)->err), (f)->message ? (f)->message : "");       \
-    } while (0)
-
-static void upload(struct fixture *f, const char *path, const void *data, size_t len)
-{
-    fixture_wait(f, session_upload_bytes(f->session, path, data, len, on_entry, f));
-}
-
-static void download(struct fixture *f, const char *path, uint64_t offset)
-{
-    const struct session_sink sink = fixture_sink(f);
-    fixture_wait(f, session_download(f->session, path, offset, &sink));
-}
-
-static char *pattern(size_t len)
-{
-    char *data = malloc(len + 1);
-    assert_non_null(data);
-    for (size_t i = 0; i < len; i++)
-        data[i] = (char)(i * 31 + i / 251);
-    return data;
-}
-
 /* --- versions */
 
 static void newest_version_first(void **state)
@@ -98,12 +72,12 @@ static void forced_version_is_not_given_up(void **state)
 static void plain_file_goes_by_the_file_calls(void **state)
 {
     struct fixture *f = *state;
-    upload(f, "a b.txt", "hello", 5);
+    fixture_upload(f, "a b.txt", "hello", 5);
     assert_well(f);
     assert_string_equal(f->entry.name, "a b.txt");
     assert_int_equal(f->entry.size, 5);
     assert_true(fixture_holds(f, "a b.txt", "hello", 5));
-    download(f, "a b.txt", 0);
+    fixture_download(f, "a b.txt", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 5);
     assert_memory_equal(f->content.data, "hello", 5);
@@ -117,15 +91,15 @@ static void plain_file_goes_by_the_file_calls(void **state)
 static void empty_file(void **state)
 {
     struct fixture *f = *state;
-    upload(f, "empty", "", 0);
+    fixture_upload(f, "empty", "", 0);
     assert_well(f);
-    upload(f, "d.d/empty", "", 0);
+    fixture_upload(f, "d.d/empty", "", 0);
     assert_well(f);
-    download(f, "empty", 0);
+    fixture_download(f, "empty", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 0);
     assert_int_equal(f->heads, 1);
-    download(f, "d.d/empty", 0);
+    fixture_download(f, "d.d/empty", 0);
     assert_well(f);
     assert_int_equal(f->heads, 1);
 }
@@ -137,11 +111,11 @@ static void odd_names_go_by_the_helper(void **state)
                                         "v1.2/x",     "tab\there",  "\xf0\x9f\x8e\x89",
                                         "index.html", "quote\\n'",  "sub/\xc3\xa9t\xc3\xa9.d/f"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        upload(f, names[i], "odd", 3);
+        fixture_upload(f, names[i], "odd", 3);
         assert_well(f);
         assert_int_equal(f->entry.size, 3);
         assert_true(fixture_holds(f, names[i], "odd", 3));
-        download(f, names[i], 0);
+        fixture_download(f, names[i], 0);
         assert_well(f);
         assert_int_equal(f->content.len, 3);
         fixture_wait(f, session_unlink(f->session, names[i], on_done, f));
@@ -154,11 +128,11 @@ static void large_odd_file_goes_through_a_stage_name(void **state)
 {
     struct fixture *f = *state;
     size_t len = (1 << 20) + 7;
-    char *data = pattern(len);
-    upload(f, "v1.2/large", data, len);
+    char *data = fixture_pattern(len);
+    fixture_upload(f, "v1.2/large", data, len);
     assert_well(f);
     assert_true(fixture_holds(f, "v1.2/large", data, len));
-    download(f, "v1.2/large", 0);
+    fixture_download(f, "v1.2/large", 0);
     assert_well(f);
     assert_int_equal(f->content.len, len);
     assert_memory_equal(f->content.data, data, len);
@@ -172,9 +146,9 @@ static void large_file_goes_in_parts(void **state)
 {
     struct fixture *f = *state;
     size_t len = (3 << 20) + 11;
-    char *data = pattern(len);
+    char *data = fixture_pattern(len);
     fixture_rules(f, "{\"limit\": 2000000}");
-    upload(f, "big", data, len);
+    fixture_upload(f, "big", data, len);
     assert_well(f);
     assert_true(fixture_holds(f, "big", data, len));
     free(data);
@@ -185,7 +159,7 @@ static void large_file_goes_in_parts(void **state)
 static void file_descriptor_is_uploaded(void **state)
 {
     struct fixture *f = *state;
-    char *data = pattern(300000);
+    char *data = fixture_pattern(300000);
     char path[128];
     fixture_write(f, "../source", data, 300000);
     snprintf(path, sizeof path, "%s/source", f->top);
@@ -204,15 +178,15 @@ static void refused_and_redirected_names_fall_back(void **state)
 {
     struct fixture *f = *state;
     fixture_rules(f, "{\"refuse\": [\"no\"], \"redirect\": [\"moved\"]}");
-    upload(f, "no", "1", 1);
+    fixture_upload(f, "no", "1", 1);
     assert_well(f);
     assert_true(fixture_holds(f, "no", "1", 1));
-    download(f, "no", 0);
+    fixture_download(f, "no", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 1);
-    upload(f, "moved", "22", 2);
+    fixture_upload(f, "moved", "22", 2);
     assert_well(f);
-    download(f, "moved", 0);
+    fixture_download(f, "moved", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 2);
 }
@@ -220,10 +194,10 @@ static void refused_and_redirected_names_fall_back(void **state)
 static void subdirectory_is_verified_once(void **state)
 {
     struct fixture *f = *state;
-    upload(f, "d/e/f", "1", 1);
+    fixture_upload(f, "d/e/f", "1", 1);
     assert_well(f);
     assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
-    upload(f, "d/e/g", "1", 1);
+    fixture_upload(f, "d/e/g", "1", 1);
     assert_well(f);
     assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
     assert_true(session_path_plain(f->session, "d/e/g"));
@@ -236,11 +210,11 @@ static void misplaced_subdirectory_is_noticed(void **state)
 {
     struct fixture *f = *state;
     fixture_rules(f, "{\"lose_path\": true}");
-    upload(f, "d/f", "1", 1);
+    fixture_upload(f, "d/f", "1", 1);
     assert_well(f);
     assert_true(fixture_holds(f, "d/f", "1", 1));
     assert_false(session_path_plain(f->session, "d/f"));
-    upload(f, "d/g", "22", 2);
+    fixture_upload(f, "d/g", "22", 2);
     assert_well(f);
     assert_true(fixture_holds(f, "d/g", "22", 2));
     assert_int_equal(fixture_count(f, "path=d"), 1);
@@ -251,11 +225,11 @@ static void file_at_the_top_survives_an_ignored_path(void **state)
     struct fixture *f = *state;
     fixture_rules(f, "{\"ignore_path\": true}");
     fixture_write(f, "x", "top", 3);
-    upload(f, "d/x", "below", 5);
+    fixture_upload(f, "d/x", "below", 5);
     assert_well(f);
     assert_true(fixture_holds(f, "x", "top", 3));
     assert_true(fixture_holds(f, "d/x", "below", 5));
-    download(f, "d/x", 0);
+    fixture_download(f, "d/x", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 5);
     fixture_wait(f, session_space(f->session, on_space, f)); /* behind the tidying */
@@ -272,13 +246,13 @@ static void downloads_know_an_ignored_path(void **state)
     static const char *const paths[] = {"d/x", "d/y", "d/x"};
     static const char *const contents[] = {"below", "alone", "below"};
     for (size_t i = 0; i < 3; i++) {
-        download(f, paths[i], 0);
+        fixture_download(f, paths[i], 0);
         assert_well(f);
         assert_int_equal(f->content.len, 5);
         assert_memory_equal(f->content.data, contents[i], 5);
     }
     assert_int_equal(fixture_count(f, "/content?"), 1);
-    download(f, "d/none", 0);
+    fixture_download(f, "d/none", 0);
     assert_int_equal(f->err, -ENOENT);
 }
 
@@ -287,7 +261,7 @@ static void downloads_of_directories_are_verified_once(void **state)
     struct fixture *f = *state;
     fixture_write(f, "d/x", "below", 5);
     for (int i = 0; i < 3; i++) {
-        download(f, "d/x", i);
+        fixture_download(f, "d/x", i);
         assert_well(f);
         assert_int_equal(f->content.len, 5);
     }
@@ -305,15 +279,15 @@ static void connect_then(struct fixture *f, const char *rules)
 static void failed_upload_leaves_nothing(void **state)
 {
     struct fixture *f = *state;
-    char *data = pattern(3 << 20);
+    char *data = fixture_pattern(3 << 20);
     connect_then(f, "{\"refuse\": [\"no\"]}");
     fixture_write(f, "v1.2", "no directory", 12);
-    upload(f, "v1.2/x", data, 1 << 20); /* adopt fails */
+    fixture_upload(f, "v1.2/x", data, 1 << 20); /* adopt fails */
     assert_int_equal(f->err, -EEXIST);
     fixture_rules(f, "{\"limit\": 2000000}");
-    upload(f, "v1.2/x", data, 3 << 20); /* join fails */
+    fixture_upload(f, "v1.2/x", data, 3 << 20); /* join fails */
     assert_int_equal(f->err, -EEXIST);
-    upload(f, "bad\xff", data, 1 << 20);
+    fixture_upload(f, "bad\xff", data, 1 << 20);
     assert_int_equal(f->err, -EILSEQ);
     free(data);
     fixture_wait(f, session_space(f->session, on_space, f));
@@ -345,7 +319,7 @@ static void canceled_transfers_leave_nothing(void **state)
 {
     struct fixture *f = *state;
     size_t len = 1 << 20;
-    char *data = pattern(len);
+    char *data = fixture_pattern(len);
     connect_then(f, "{\"slow_files\": 3}");
     struct session_call *call = session_upload_bytes(f->session, "v1.2/x", data, len, on_entry, f);
     run_until_logged(f, "has acafs-stage-");
@@ -377,9 +351,9 @@ static void unverified_subdirectory_is_not_deleted_from(void **state)
 static void missing_things_are_missing(void **state)
 {
     struct fixture *f = *state;
-    download(f, "none", 0);
+    fixture_download(f, "none", 0);
     assert_int_equal(f->err, -ENOENT);
-    download(f, "none.d/none", 0);
+    fixture_download(f, "none.d/none", 0);
     assert_int_equal(f->err, -ENOENT);
     fixture_wait(f, session_unlink(f->session, "none", on_done, f));
     assert_int_equal(f->err, -ENOENT);
@@ -391,14 +365,14 @@ static void ranges(void **state)
 {
     struct fixture *f = *state;
     fixture_write(f, "r", "0123456789", 10);
-    download(f, "r", 4);
+    fixture_download(f, "r", 4);
     assert_well(f);
     assert_int_equal(f->content.len, 10);
     assert_memory_equal(f->content.data + 4, "456789", 6);
     assert_int_equal(f->size, 10);
     assert_int_equal(session_ranges(f->session), 1);
     fixture_rules(f, "{\"no_ranges\": true}");
-    download(f, "r", 4);
+    fixture_download(f, "r", 4);
     assert_well(f);
     assert_memory_equal(f->content.data, "0123456789", 10);
     assert_int_equal(session_ranges(f->session), 0);
@@ -409,7 +383,7 @@ static void cut_download_is_tried_again(void **state)
     struct fixture *f = *state;
     fixture_write(f, "r", "0123456789", 10);
     fixture_rules(f, "{\"cut\": 1}");
-    download(f, "r", 0);
+    fixture_download(f, "r", 0);
     assert_well(f);
     assert_int_equal(f->heads, 2);
     assert_int_equal(f->content.len, 10);
@@ -602,7 +576,7 @@ static void requests_wait_for_the_one_under_way(void **state)
 static void many_at_once(void **state)
 {
     struct fixture *f = *state;
-    char *data = pattern(500000);
+    char *data = fixture_pattern(500000);
     char path[32];
     for (unsigned i = 0; i < 40; i++) {
         static const char *const before[] = {"f", "sub/f", "v1.2/f", "s/t/f+"};
@@ -743,15 +717,15 @@ static void never_done_is_done_again_where_that_is_safe(void **state)
 {
     struct fixture *f = *state;
     fixture_rules(f, "{\"unheard\": 1}");
-    upload(f, "o+d", "1", 1);
+    fixture_upload(f, "o+d", "1", 1);
     assert_well(f);
     assert_true(fixture_holds(f, "o+d", "1", 1));
     fixture_rules(f, "{\"unheard\": 9}");
-    upload(f, "o+d", "22", 2); /* not for ever */
+    fixture_upload(f, "o+d", "22", 2); /* not for ever */
     assert_int_equal(f->err, -EIO);
     assert_true(fixture_holds(f, "o+d", "1", 1));
     fixture_rules(f, "{}");
-    upload(f, "o+d", "22", 2);
+    fixture_upload(f, "o+d", "22", 2);
     assert_well(f);
 }
 
@@ -840,15 +814,15 @@ static void old_shape(void **state)
 {
     struct fixture *f = *state;
     fixture_rules(f, "{\"versions\": [\"2024-02-02-preview\"]}");
-    upload(f, "a.txt", "hello", 5);
+    fixture_upload(f, "a.txt", "hello", 5);
     assert_well(f);
-    upload(f, "d/b.txt", "22", 2);
+    fixture_upload(f, "d/b.txt", "22", 2);
     assert_well(f);
     assert_true(fixture_holds(f, "d/b.txt", "22", 2));
-    download(f, "a.txt", 0);
+    fixture_download(f, "a.txt", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 5);
-    download(f, "d/b.txt", 0);
+    fixture_download(f, "d/b.txt", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 2);
     fixture_wait(f, session_list(f->session, "", true, on_list, f));
@@ -992,7 +966,7 @@ static void identifier_stays_out_of_the_log(void **state)
     fixture_rules(f, "{\"x-ms-session-guid\": \"one\"}");
     fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
     fixture_rules(f, "{\"x-ms-session-guid\": \"two\", \"lose_path\": true, \"busy\": 1}");
-    upload(f, "d/x", "1", 1);
+    fixture_upload(f, "d/x", "1", 1);
     fixture_rules(f, "{\"no_execute\": true}");
     fixture_wait(f, session_mkdir(f->session, "e", 0777, on_done, f));
     log_set_level(LOG_LEVEL_WARNING);
