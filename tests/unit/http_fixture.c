@@ -126,11 +126,9 @@ void result_sent(void *arg, uint64_t bytes)
 
 static void on_done(void *arg, const struct http_result *h)
 {
-    static unsigned order;
     struct result *r = arg;
     const char *header = http_header(h->call, "x-tEST");
     r->done++;
-    r->order = order++;
     r->err = h->err;
     r->status = h->status;
     r->attempts = h->attempts;

@@ -28,7 +28,6 @@ struct result {
     uint64_t last_sent;
     struct buf data;
     int head_returns, data_returns;
-    unsigned order; /* of done among all */
     void (*at_head)(struct result *), (*at_data)(struct result *), (*at_sent)(struct result *),
         (*at_done)(struct result *);
     struct result *other;
