@@ -190,7 +190,7 @@ static int start_delete(struct command *c, const char *rest)
     if (*rest)
         return refuse(c, "delete-session takes no arguments");
     c->step = step_delete;
-    c->call = session_delete(c->mount->session, session_deleted, c);
+    c->call = session_delete(c->mount->client.session, session_deleted, c);
     return c->call ? 0 : refuse(c, "out of memory");
 }
 

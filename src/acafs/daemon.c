@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -17,7 +16,6 @@
 #include "acafs/mount.h"
 #include "acafs/notify.h"
 #include "acafs/request.h"
-#include "local/local.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
@@ -50,14 +48,11 @@ struct daemon {
 
 /* --- setting up */
 
-static void harden(void)
+/* Tokens are kept from others, and content may take all descriptors there are. */
+static void prepare_process(void)
 {
-    /* Tokens stay out of core dumps and of other processes' sight. */
-    struct rlimit none = {0, 0}, files;
-    setrlimit(RLIMIT_CORE, &none);
-#if !defined(__SANITIZE_ADDRESS__)
-    prctl(PR_SET_DUMPABLE, 0);
-#endif
+    struct rlimit files;
+    client_harden();
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
@@ -91,60 +86,14 @@ static int exit_code(int err)
     }
 }
 
-static int new_credential(struct mount *m)
-{
-    const struct config *c = m->config;
-    const struct credential_options options = {
-        .kind = c->credential,
-        .token = getenv("ACAFS_TOKEN"),
-        .token_file = c->token_file,
-        .tenant_id = c->tenant_id,
-        .client_id = c->client_id,
-        .client_secret_file = c->client_secret_file,
-        .certificate = c->certificate,
-        .certificate_password_file = c->certificate_password_file,
-        .authority = c->authority,
-        .federated_token_file = c->federated_token_file,
-        .send_certificate_chain = c->send_certificate_chain,
-    };
-    _cleanup_free_ char *why = NULL;
-    int err = credential_new(m->loop, m->http, &options, &m->credential, &why);
-    return err ? tell(err, "credential", why) : 0;
-}
-
-static bool is_local(const struct config *c)
-{
-    return strcmp(c->endpoint, "local") == 0;
-}
-
 static int new_client(struct mount *m)
 {
-    const struct config *c = m->config;
-    const struct http_options http = {
-        .user_agent = "acafs/" ACAFS_VERSION " (Language=C)",
-        .connect_ms = c->connect_ms,
-        .idle_ms = c->read_ms,
-        .retries = c->max_retries,
-        .max_transfers = c->max_transfers,
-    };
-    int err = http_new(m->loop, &http, &m->http);
-    if (err)
-        return tell(err, "http", NULL);
-    bool local = is_local(c);
-    if (!local && (err = new_credential(m)))
-        return err;
-    const struct session_options options = {
-        .endpoint = local ? "http://localhost" : c->endpoint,
-        .unix_socket = local ? c->local_socket : NULL,
-        .identifier = c->session,
-        .api_version = c->api_version,
-        .deadline_ms = c->read_ms,
-    };
     _cleanup_free_ char *why = NULL;
-    const struct http_authorizer *auth =
-        m->credential ? credential_authorizer(m->credential) : NULL;
-    err = session_new(m->loop, m->http, auth, &options, &m->session, &why);
-    return err ? tell(err, "session", why) : 0;
+    int err =
+        client_new(&m->client, m->loop, m->config, "acafs/" ACAFS_VERSION " (Language=C)", &why);
+    if (err)
+        log_error("%s", why ? why : strerror(-err));
+    return err;
 }
 
 static int new_store(struct mount *m)
@@ -163,7 +112,7 @@ static int new_store(struct mount *m)
         .events = notifier_events(m->notifier),
     };
     _cleanup_free_ char *why = NULL;
-    int err = store_new(m->loop, m->session, &options, &m->store, &why);
+    int err = store_new(m->loop, m->client.session, &options, &m->store, &why);
     if (err)
         return tell(err, "cache", why);
     return (m->control = control_new(m)) ? 0 : -ENOMEM;
@@ -297,7 +246,8 @@ static void serve(struct daemon *d)
     }
     d->phase = SERVING;
     set_log_level(d, true);
-    log_info("session %s mounted on %s", session_identifier(d->mount.session), d->mount.mountpoint);
+    log_info("session %s mounted on %s", session_identifier(d->mount.client.session),
+             d->mount.mountpoint);
     ready(d, EXIT_OK);
     detach_output(d);
 }
@@ -315,19 +265,6 @@ static void first_listing(struct waiter *w)
         serve(d);
 }
 
-static const char *advice(const struct session_error *e)
-{
-    switch (e->hint) {
-    case HINT_TOKEN:
-        return " (the token was refused: is its audience https://dynamicsessions.io?)";
-    case HINT_ROLE:
-        return " (the role 'Azure ContainerApps Session Executor' on the pool is missing, or not "
-               "yet in effect)";
-    default:
-        return "";
-    }
-}
-
 static void connected(void *arg, const struct session_error *e)
 {
     struct daemon *d = arg;
@@ -335,9 +272,7 @@ static void connected(void *arg, const struct session_error *e)
     if (e->err) {
         _cleanup_buf_ struct buf text = {0};
         buf_addf(&text, "pool %s: ", d->options->config->endpoint);
-        if (e->status)
-            buf_addf(&text, "HTTP %d: ", e->status);
-        buf_addf(&text, "%s%s", e->message ? e->message : strerror(-e->err), advice(e));
+        client_explain(&text, e);
         fail(d, e->err, text.data);
         return;
     }
@@ -446,7 +381,7 @@ static int set_up(struct daemon *d)
     loop_timer_init(&d->progress_timer, m->loop, show_progress, d);
     if ((err = watch_signals(d)) || (err = new_client(m)) || (err = new_store(m)))
         return err;
-    d->connecting = session_connect(m->session, connected, d);
+    d->connecting = session_connect(m->client.session, connected, d);
     return d->connecting ? 0 : -ENOMEM;
 }
 
@@ -471,12 +406,7 @@ static void tear_down(struct daemon *d)
     if (m->fuse)
         fuse_session_destroy(m->fuse);
     free(d->request.mem);
-    if (m->session)
-        session_free(m->session);
-    if (m->credential)
-        credential_free(m->credential);
-    if (m->http)
-        http_free(m->http);
+    client_free(&m->client);
     if (d->signal_watch)
         loop_fd_del(d->signal_watch);
     if (d->signal_fd >= 0)
@@ -497,7 +427,7 @@ static int run(const struct daemon_options *options, int ready_fd)
         .ready_fd = ready_fd,
         .signal_fd = -1,
     };
-    harden();
+    prepare_process();
     set_log_level(&d, false);
     int err = set_up(&d);
     int code = err ? exit_code(err) : loop_run(d.mount.loop);
@@ -509,13 +439,11 @@ static int run(const struct daemon_options *options, int ready_fd)
 int daemon_run(const struct daemon_options *options)
 {
     const struct config *c = options->config;
-    if (is_local(c)) {
-        _cleanup_free_ char *why = NULL;
-        int err = local_pool_ensure(c->local_socket, c->local_pool, &why);
-        if (err) {
-            log_error("local pool: %s", why ? why : strerror(-err));
-            return err == -EACCES ? EXIT_DENIED : EXIT_UNREACHABLE;
-        }
+    _cleanup_free_ char *why = NULL;
+    int err = client_ensure_local(c, &why);
+    if (err) {
+        log_error("local pool: %s", why ? why : strerror(-err));
+        return err == -EACCES ? EXIT_DENIED : EXIT_UNREACHABLE;
     }
     if (options->foreground)
         return run(options, -1);

@@ -179,7 +179,7 @@ static void start(struct run *run)
     struct mount *m = run->jobs->mount;
     const struct job_events events = {.output = job_output, .done = job_done, .arg = run};
     run->state = RUN_RUNNING;
-    run->job = job_start(m->loop, m->session, &run->spec, &events);
+    run->job = job_start(m->loop, m->client.session, &run->spec, &events);
     if (!run->job)
         never_ran(run, "lost", 1, -ENOMEM, "out of memory");
 }

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "acafs/daemon.h"
+#include "client/client.h"
 #include "config/config.h"
 #include "credential/answer.h"
 #include "credential/credential.h"
@@ -243,22 +243,8 @@ static void begin(void *arg)
 
 static int new_credential(struct check *c)
 {
-    const struct config *from = c->config;
-    const struct credential_options options = {
-        .kind = from->credential,
-        .token = getenv("ACAFS_TOKEN"),
-        .token_file = from->token_file,
-        .tenant_id = from->tenant_id,
-        .client_id = from->client_id,
-        .client_secret_file = from->client_secret_file,
-        .certificate = from->certificate,
-        .certificate_password_file = from->certificate_password_file,
-        .authority = from->authority,
-        .federated_token_file = from->federated_token_file,
-        .send_certificate_chain = from->send_certificate_chain,
-    };
     _cleanup_free_ char *why = NULL;
-    int err = credential_new(c->loop, c->http, &options, &c->credential, &why);
+    int err = client_credential(c->loop, c->http, c->config, &c->credential, &why);
     if (err)
         log_error("%s", why ? why : strerror(-err));
     return err;
@@ -300,7 +286,7 @@ static int settings(int argc, char **argv, struct config *config)
         log_error("%s", why ? why : strerror(-err));
         return EXIT_CONFIG;
     }
-    if (strcmp(config->endpoint, "local") == 0) {
+    if (client_is_local(config)) {
         puts("the pool on this machine needs no credential; name another: acafs login-check POOL");
         return EXIT_OK;
     }
@@ -319,8 +305,7 @@ int login_check(int argc, char **argv)
     }
     struct config config = {0};
     struct check c = {.config = &config};
-    struct rlimit none = {0, 0};
-    setrlimit(RLIMIT_CORE, &none);
+    client_harden();
     log_set_level(LOG_LEVEL_ERROR); /* what would be logged is printed */
     int code = settings(argc, argv, &config);
     if (code < 0) {

@@ -5,11 +5,9 @@
 #define FUSE_USE_VERSION 314
 #include <fuse_lowlevel.h>
 
+#include "client/client.h"
 #include "config/config.h"
-#include "credential/credential.h"
-#include "http/http.h"
 #include "loop/loop.h"
-#include "session/session.h"
 #include "store/store.h"
 
 struct control;
@@ -19,9 +17,7 @@ struct mount {
     const struct config *config;
     const char *mountpoint;
     struct loop *loop;
-    struct http *http;
-    struct credential *credential;
-    struct session *session;
+    struct client client;
     struct store *store;
     struct control *control;
     struct notifier *notifier;

@@ -31,10 +31,10 @@ static void add_pending(void *arg, const struct store_pending *p)
 static void add_session(cJSON *status, const struct mount *m)
 {
     struct session_state state;
-    session_get_state(m->session, &state);
-    cJSON_AddStringToObject(status, "pool", session_endpoint(m->session));
-    cJSON_AddStringToObject(status, "session", session_identifier(m->session));
-    cJSON_AddStringToObject(status, "api_version", session_api_version(m->session));
+    session_get_state(m->client.session, &state);
+    cJSON_AddStringToObject(status, "pool", session_endpoint(m->client.session));
+    cJSON_AddStringToObject(status, "session", session_identifier(m->client.session));
+    cJSON_AddStringToObject(status, "api_version", session_api_version(m->client.session));
     if (state.etag)
         cJSON_AddStringToObject(status, "etag", state.etag);
     else
@@ -54,7 +54,7 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     add_time(status, "since", m->since);
     add_session(status, m);
     cJSON_AddItemToObject(status, "credential",
-                          m->credential ? credential_status(m->credential) : cJSON_CreateNull());
+                          m->client.credential ? credential_status(m->client.credential) : cJSON_CreateNull());
     struct store_stats s;
     store_get_stats(m->store, &s);
     if (s.away)
@@ -69,7 +69,7 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     cJSON_AddNumberToObject(cache, "inodes", (double)s.inodes);
     cJSON_AddNumberToObject(cache, "hidden_names", (double)s.hidden);
     struct http_stats h;
-    http_get_stats(m->http, &h);
+    http_get_stats(m->client.http, &h);
     cJSON *counters = cJSON_AddObjectToObject(status, "counters");
     cJSON_AddNumberToObject(counters, "requests", (double)h.requests);
     cJSON_AddNumberToObject(counters, "attempts", (double)h.attempts);
@@ -96,7 +96,7 @@ int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
     struct store_stats s;
     struct http_stats h;
     store_get_stats(m->store, &s);
-    http_get_stats(m->http, &h);
+    http_get_stats(m->client.http, &h);
     metric(out, "counter", "http_requests_total", "Requests to the pool.", (double)h.requests);
     metric(out, "counter", "http_attempts_total", "Attempts, retries included.",
            (double)h.attempts);
