@@ -12,6 +12,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/log.h"
+#include "util/text.h"
 
 enum { KEEP_RUNS = 64 };
 
@@ -41,6 +42,7 @@ static void run_free(struct run *run)
     free(run->args);
     free(run->path);
     free(run->code);
+    free(run->code_name);
     cJSON_Delete(run->report);
     free(run);
 }
@@ -148,6 +150,22 @@ static void job_output(void *arg, int stream, const void *data, size_t len)
     waitq_wake(store_wakeup(run->jobs->mount->store), &run->changed, 0);
 }
 
+/* Images of a script stand beside it; what has no place in the mount is in the report itself. */
+static void add_images(cJSON *report, const struct job_result *result)
+{
+    cJSON *images = cJSON_AddArrayToObject(report, "images");
+    for (size_t i = 0; i < result->image_count; i++) {
+        const struct job_image *from = &result->images[i];
+        cJSON *image = cJSON_CreateObject();
+        cJSON_AddStringToObject(image, "name", from->name);
+        cJSON_AddStringToObject(image, "format", from->extension);
+        _cleanup_buf_ struct buf data = {0};
+        if (from->bytes.len && text_base64(&data, from->bytes.data, from->bytes.len) == 0)
+            cJSON_AddStringToObject(image, "base64_data", data.data);
+        cJSON_AddItemToArray(images, image);
+    }
+}
+
 static void job_done(void *arg, const struct job_result *result)
 {
     struct run *run = arg;
@@ -157,9 +175,7 @@ static void job_done(void *arg, const struct job_result *result)
     add_text(report, "message", result->message);
     cJSON_AddItemToObject(
         report, "value", result->value ? cJSON_Duplicate(result->value, true) : cJSON_CreateNull());
-    cJSON *images = cJSON_AddArrayToObject(report, "images");
-    for (size_t i = 0; i < result->image_count; i++)
-        cJSON_AddItemToArray(images, cJSON_CreateString(result->images[i].name));
+    add_images(report, result);
     add_error(report, result->error.err, result->error.code, result->error.message);
     run->report = report;
     run->err = result->state == JOB_SUCCEEDED ? 0 : result->error.err ? result->error.err : -EIO;
@@ -270,13 +286,15 @@ static const char *take_args(struct run *run, const cJSON *request)
 
 static const char *take_spec(struct run *run, const cJSON *request)
 {
-    const char *path = json_string(request, "path"), *code = json_string(request, "code");
+    const char *path = json_string(request, "path"), *code = json_string(request, "code"),
+               *name = json_string(request, "code_name");
     if (!path == !code)
         return "give either a path or code";
     if (path && !path_ok(path))
         return "the path must be relative to the mount's top, without . and ..";
     run->path = path ? strdup(path) : NULL;
     run->code = code ? strdup(code) : NULL;
+    run->code_name = name ? strdup(name) : NULL;
     if (!run->path && !run->code)
         return "out of memory";
     const cJSON *timeout = cJSON_GetObjectItemCaseSensitive(request, "timeout");
@@ -287,11 +305,16 @@ static const char *take_spec(struct run *run, const cJSON *request)
     run->spec = (struct job_spec){
         .path = run->path,
         .code = run->code,
+        .code_name = run->code_name,
         .args = (const char *const *)run->args,
         .keep_outputs = true,
         .timeout_ms = cJSON_IsNumber(timeout) ? (int64_t)(timeout->valuedouble * 1000) : 0,
     };
     json_bool(request, "in_kernel", &run->spec.in_kernel);
+    json_bool(request, "plain", &run->spec.plain);
+    json_bool(request, "outputs", &run->spec.keep_outputs);
+    if (!why && run->spec.plain && (path || run->args[0]))
+        return "plain is for code without args";
     return why;
 }
 

@@ -27,7 +27,7 @@ struct run {
     struct waiter waiter;
     uint64_t id;
     enum run_state state;
-    char *path, *code, **args; /* the spec's strings */
+    char *path, *code, *code_name, **args; /* the spec's strings */
     struct job_spec spec;
     struct job *job;
     struct output streams[2]; /* stdout, stderr */
@@ -40,8 +40,9 @@ struct run {
 struct jobs *jobs_new(struct mount *);
 void jobs_free(struct jobs *);
 
-/* Takes {"path"|"code", "args", "in_kernel", "timeout"}: the new run, or NULL with *why (a
- * literal). */
+/* Takes {"path"|"code", "args", "in_kernel", "plain", "timeout", "outputs", "code_name"}, the members
+ * of struct job_spec (timeout in seconds; outputs false: none beside the script): the new run, or
+ * NULL with *why (a literal). */
 struct run *jobs_submit(struct jobs *, const cJSON *request, const char **why);
 struct run *jobs_find(struct jobs *, uint64_t id);
 /* The oldest kept run with an id above this one, or NULL: for listing. */

@@ -6,6 +6,8 @@
  *                    │         a long output, downloaded        │
  *                    └── no process to be had: in the kernel ──▶ WATCHING
  *
+ * Plain code is STARTING, WATCHING (one execution), OVER.
+ *
  * Each but the last has one call to the session at a time, or a timer for the next; what fails and
  * may be tried again is. Start is told apart by the folder's name, so that it takes place once;
  * looks tell from where on they want the outputs, so that nothing is lost or comes twice. Stopping
@@ -259,6 +261,10 @@ static void clear(struct job *j)
 void job_end(struct job *j, enum job_state state, int exit_code, const char *message)
 {
     set_end(j, state, exit_code, message);
+    if (j->spec.plain) { /* it left nothing in the session */
+        job_tell(j);
+        return;
+    }
     j->phase = JOB_CLEARING;
     j->backoff_ms = BACKOFF_MS;
     clear(j);
@@ -283,6 +289,20 @@ void job_fetched(struct job *j)
     struct run_status *s = &j->status;
     j->result.milliseconds = s->milliseconds;
     job_end(j, s->state, s->exit_code, s->message);
+}
+
+char *job_last_line(const char *text)
+{
+    size_t len = text ? strlen(text) : 0;
+    while (len && strchr("\r\n ", text[len - 1]))
+        len--;
+    size_t start = len;
+    while (start && text[start - 1] != '\n')
+        start--;
+    struct buf line = {0};
+    if (!len || text_printable(&line, text + start, len - start, 300))
+        buf_free(&line);
+    return line.data;
 }
 
 /* --- stopping */
@@ -312,6 +332,10 @@ static void tell_stop(void *arg)
         return;
     if (!j->stop_wanted) { /* the time is over, in the kernel */
         job_stop(j, JOB_TIMED_OUT);
+        return;
+    }
+    if (j->spec.plain) {
+        plain_stop(j);
         return;
     }
     if (j->phase == JOB_SENDING) {
@@ -367,7 +391,8 @@ void job_abandon(struct job *j)
     j->abandoned = true;
     session_cancel(j->call);
     j->call = NULL;
-    forget_in_session(j);
+    if (!j->spec.plain)
+        forget_in_session(j);
     job_enter(j);
     job_leave(j);
 }
@@ -382,7 +407,10 @@ static void next_step(void *arg)
         watch_send(j);
         return;
     case JOB_STARTING:
-        watch_start(j);
+        if (j->spec.plain)
+            plain_start(j);
+        else
+            watch_start(j);
         return;
     case JOB_WATCHING:
         watch_again(j);
@@ -445,7 +473,7 @@ struct job *job_start(struct loop *loop, struct session *session, const struct j
         job_free(j);
         return NULL;
     }
-    if (spec->code && !spec->in_kernel && strlen(spec->code) > CODE_INLINE)
+    if (spec->code && !spec->in_kernel && !spec->plain && strlen(spec->code) > CODE_INLINE)
         new_name(j->upload);
     j->phase = *j->upload ? JOB_SENDING : JOB_STARTING;
     loop_timer_set(&j->next, 0);

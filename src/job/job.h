@@ -17,6 +17,8 @@ struct job_spec {
     const char *code_name;   /* its sys.argv[0]: "-" for standard input; NULL: "-c" */
     const char *const *args; /* sys.argv[1:], NULL-terminated; may be NULL */
     bool in_kernel;          /* the session's kernel: variables stay */
+    bool plain;              /* code as it is, by one execution in that kernel; takes no args. Its
+                                output comes when it is over, and no more than the pool tells */
     bool keep_outputs;       /* harness leaves PATH.stdout, .stderr, .result and images beside
                                 the script in the session, replacing those of earlier runs */
     int64_t timeout_ms;      /* 0: none */

@@ -12,7 +12,6 @@
 #include "util/text.h"
 
 enum {
-    SERVICE_LIMIT_S = 220,
     TIMEOUT_MARGIN_S = 10, /* we end it in a gentler way */
     FIRST_LOOK_MS = 50,
     LOOK_AGAIN_MS = 100,
@@ -69,21 +68,6 @@ static bool says_missing(const cJSON *value)
     return text && (strcmp(text, "missing") == 0 || strcmp(text, "'missing'") == 0);
 }
 
-/* What an execution that failed says of the harness itself. */
-static char *last_line(const char *text)
-{
-    size_t len = text ? strlen(text) : 0;
-    while (len && strchr("\r\n ", text[len - 1]))
-        len--;
-    size_t start = len;
-    while (start && text[start - 1] != '\n')
-        start--;
-    struct buf line = {0};
-    if (!len || text_printable(&line, text + start, len - start, 300))
-        buf_free(&line);
-    return line.data;
-}
-
 static void executed(void *arg, const struct session_error *e, const struct execution *x)
 {
     struct job *j = arg;
@@ -97,7 +81,7 @@ static void executed(void *arg, const struct session_error *e, const struct exec
         j->execution_error.message = e->message ? strdup(e->message) : NULL;
     } else {
         j->execution_state = x->state;
-        j->execution_says = last_line(x->message ? x->message : x->err);
+        j->execution_says = job_last_line(x->message ? x->message : x->err);
     }
     if (j->phase != JOB_WATCHING)
         return;

@@ -3,6 +3,7 @@
  *     job.c     ── its states, troubles, stop and end
  *     watch.c   ── starting and watching: the calls of watch.py and what their answers mean
  *     kernel.c  ── a run in the session's own kernel
+ *     plain.c   ── code as it is, by one execution
  *     fetch.c   ── what is too large for an answer: long outputs, the result, images
  *     answer.c  ── answers of watch.py, by type
  */
@@ -14,6 +15,7 @@
 #include "loop/loop.h"
 
 enum {
+    SERVICE_LIMIT_S = 220,               /* for one execution */
     NAME_SIZE = 27,                      /* acafs-job-, 16 hex digits, NUL */
     PIECE = 192 << 10,                   /* bytes of output that one answer brings */
     DOWNLOAD_FROM = 1 << 20,             /* more than this is fetched by a download */
@@ -113,6 +115,8 @@ void job_stop(struct job *, enum job_state);
 /* An end that nobody told of: as it was wanted if it was, else lost. */
 void job_end_unexplained(struct job *, const char *message);
 void job_end_missing(struct job *);
+/* The last line of what an execution wrote, printable, malloc'd; NULL when there is none. */
+char *job_last_line(const char *text);
 
 /* --- watch.c */
 void watch_send(struct job *);
@@ -126,6 +130,10 @@ void kernel_start(struct job *);
 /* What an answer means while the kernel works; true when it was dealt with. */
 bool kernel_watched(struct job *, struct watch_answer *);
 void kernel_free(struct job *);
+
+/* --- plain.c */
+void plain_start(struct job *);
+void plain_stop(struct job *);
 
 /* --- fetch.c */
 void fetch_stream(struct job *, int stream);

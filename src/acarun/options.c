@@ -1,0 +1,205 @@
+#include "acarun/options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "acarun/exit.h"
+#include "util/log.h"
+
+static const char usage[] =
+    "usage: acarun [OPTION…] SCRIPT [ARG…]      run a Python script in the session\n"
+    "       acarun [OPTION…] -c CODE [ARG…]     run code in the session's own interpreter,\n"
+    "       acarun [OPTION…] - [ARG…]           where variables stay; - is standard input\n"
+    "       acarun tool-definition --api API    a tool for language models, as JSON\n"
+    "       acarun tool-call --api API          answer a tool call read from standard input\n"
+    "\n"
+    "A script in a mount runs in the session mounted there. Any other goes to the pool: into a\n"
+    "session of its own that is deleted afterwards, or into the one named by --session. What it\n"
+    "printed, its last value and images are left beside it: SCRIPT.stdout, .stderr, .result.\n"
+    "Code runs in the session of the mount that the working directory lies in, else as above.\n"
+    "\n"
+    "  -s, --session ID      run in this session, which stays\n"
+    "  -p, --pool URL        the pool's management endpoint, or local: a pool on this machine\n"
+    "  -o NAME=VALUE,…       other settings, as of acafs: acafs --help lists them\n"
+    "  -t, --timeout SECONDS end the run when it takes longer\n"
+    "  -k, --in-kernel       run a script in the session's own interpreter too\n"
+    "      --json            print one JSON document instead of the script's output\n"
+    "  -d, --output-dir DIR  put output files there instead of beside the script\n"
+    "  -n, --no-outputs      write no output files\n"
+    "  -S, --sanitize        strip the Markdown around CODE that a language model wrote\n"
+    "  -q, --quiet           say nothing but errors\n"
+    "  -a, --api API         chat (Chat Completions) or responses, for tool-…\n"
+    "  -h, --help   this     -V, --version\n"
+    "\n"
+    "Exit status: the script's own; 1 it raised, 64 usage, 66 no such script, 69 pool not\n"
+    "reachable, 75 throttled, 77 not allowed, 124 timed out, 130 interrupted. See acarun(1).\n";
+
+/* Long options without a letter. */
+enum { OPTION_JSON = 256 };
+
+static const struct option longs[] = {
+    {"session", required_argument, NULL, 's'},
+    {"pool", required_argument, NULL, 'p'},
+    {"timeout", required_argument, NULL, 't'},
+    {"in-kernel", no_argument, NULL, 'k'},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"output-dir", required_argument, NULL, 'd'},
+    {"no-outputs", no_argument, NULL, 'n'},
+    {"sanitize", no_argument, NULL, 'S'},
+    {"quiet", no_argument, NULL, 'q'},
+    {"api", required_argument, NULL, 'a'},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {0},
+};
+
+static int usage_error(const char *what, const char *which)
+{
+    log_error("%s%s (acarun --help lists what there is)", what, which);
+    return EXIT_BAD_USAGE;
+}
+
+static int take_api(struct options *o, const char *name)
+{
+    if (strcmp(name, "chat") == 0)
+        o->api = TOOL_API_CHAT;
+    else if (strcmp(name, "responses") == 0)
+        o->api = TOOL_API_RESPONSES;
+    else
+        return usage_error("--api is chat or responses, not ", name);
+    return -1;
+}
+
+static int take_timeout(struct options *o, const char *text)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (strspn(text, "0123456789.") != strlen(text) || end == text || *end ||
+        !(seconds >= 0.001 && seconds < 1e9))
+        return usage_error("--timeout is a number of seconds, not ", text);
+    o->timeout_ms = (int64_t)(seconds * 1000);
+    return -1;
+}
+
+static int take_setting(struct options *o, const char *text)
+{
+    if (o->setting_count == OPTIONS_MAX)
+        return usage_error("too many settings: -o ", text);
+    o->settings[o->setting_count++] = text;
+    return -1;
+}
+
+/* word: the last one looked at; a long option that is not known stands there. */
+static int refuse(int c, const char *word)
+{
+    char letter[] = {'-', (char)optopt, '\0'};
+    return usage_error(c == ':' ? "no value for " : "unknown option ", optopt ? letter : word);
+}
+
+static int take(struct options *o, int c, char **argv)
+{
+    switch (c) {
+    case 'c':
+        o->code = optarg;
+        return -1;
+    case 's':
+        o->session = optarg;
+        return -1;
+    case 'p':
+        o->pool = optarg;
+        return -1;
+    case 'o':
+        return take_setting(o, optarg);
+    case 't':
+        return take_timeout(o, optarg);
+    case 'd':
+        o->output_dir = optarg;
+        return -1;
+    case 'k':
+        o->in_kernel = true;
+        return -1;
+    case OPTION_JSON:
+        o->json = true;
+        return -1;
+    case 'n':
+        o->no_outputs = true;
+        return -1;
+    case 'S':
+        o->sanitize = true;
+        return -1;
+    case 'q':
+        o->quiet = true;
+        return -1;
+    case 'a':
+        return take_api(o, optarg);
+    case 'h':
+        fputs(usage, stdout);
+        return EXIT_OK;
+    case 'V':
+        puts("acarun " ACAFS_VERSION);
+        return EXIT_OK;
+    default:
+        return refuse(c, argv[optind - 1]);
+    }
+}
+
+/* What takes no script: the tools for language models. */
+static int check_tool(const struct options *o, int left)
+{
+    if (left || o->code)
+        return usage_error("tool-definition and tool-call take no script", "");
+    if (!o->api)
+        return usage_error("--api is missing: chat or responses", "");
+    if (o->json)
+        return usage_error("tool-definition and tool-call print JSON without --json", "");
+    return -1;
+}
+
+static int check_run(struct options *o, int left, char **operands)
+{
+    if (o->api)
+        return usage_error("--api is for tool-definition and tool-call", "");
+    if (!o->code && !left)
+        return usage_error("no SCRIPT", "");
+    if (!o->code) {
+        o->standard_input = strcmp(operands[0], "-") == 0;
+        o->script = o->standard_input ? NULL : operands[0];
+        operands++;
+    }
+    o->args = (const char *const *)operands;
+    if (o->sanitize && o->script)
+        return usage_error("--sanitize is for -c and -, not for scripts", "");
+    if (o->no_outputs && o->output_dir)
+        return usage_error("--no-outputs and --output-dir exclude each other", "");
+    return -1;
+}
+
+int options_parse(struct options *o, int argc, char **argv)
+{
+    *o = (struct options){0};
+    if (argc > 1 && strcmp(argv[1], "tool-definition") == 0)
+        o->command = COMMAND_TOOL_DEFINITION;
+    else if (argc > 1 && strcmp(argv[1], "tool-call") == 0)
+        o->command = COMMAND_TOOL_CALL;
+    if (o->command != COMMAND_RUN) {
+        argc--;
+        argv++;
+    }
+    int c, code;
+    opterr = 0;
+    /* What follows the script, or the code of -c, is theirs. */
+    while (!o->code &&
+           (c = getopt_long(argc, argv, "+:c:s:p:o:t:d:knSqa:hV", longs, NULL)) != -1) {
+        if ((code = take(o, c, argv)) >= 0)
+            return code;
+    }
+    int left = argc - optind;
+    return o->command == COMMAND_RUN ? check_run(o, left, argv + optind) : check_tool(o, left);
+}
+
+bool options_direct(const struct options *o)
+{
+    return o->pool || o->session || o->setting_count;
+}

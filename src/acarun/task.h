@@ -1,0 +1,39 @@
+/* One thing to run, and the two ways to run it: through the control file of a mount, and straight
+ * in the pool. */
+#ifndef ACAFS_ACARUN_TASK_H
+#define ACAFS_ACARUN_TASK_H
+
+#include "acarun/options.h"
+#include "acarun/output.h"
+#include "acarun/report.h"
+
+struct task {
+    const struct options *options;
+    const char *code;      /* or options->script */
+    const char *code_name; /* of it: "-c" or "-" */
+    struct output *output; /* takes what the run puts out, images included */
+    int signal_fd;
+    bool harness_outputs;  /* in a mount: the session itself leaves the outputs beside the script */
+    struct report *report; /* how it went, when the exit code is below zero */
+    char session[160];     /* in which it ran, "" when that is not known */
+};
+
+/* Whether code goes as it is: see struct job_spec. */
+bool task_is_plain(const struct task *);
+
+/* A place in a mount. */
+struct place {
+    char *root; /* of the mount */
+    char *path; /* below it, "" for the root itself */
+};
+void place_free(struct place *);
+/* Where the file or directory lies: 0, -ENOENT when it lies in no mount of a session (out is then
+ * empty), or another -errno. The last part of the path may be a symlink: it is not followed. */
+int place_find(const char *path, struct place *out);
+
+/* Each runs it to its end: -1 when the report tells how that was, else the exit code, after saying
+ * why. */
+int mounted_run(struct task *, const struct place *);
+int direct_run(struct task *);
+
+#endif

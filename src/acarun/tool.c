@@ -1,0 +1,130 @@
+#include "acarun/tool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "acarun/sanitize.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static const char tool_name[] = "code_interpreter";
+static const char about_tool[] =
+    "Runs Python code in a sandboxed session that keeps its variables and files between calls. "
+    "Returns JSON with the value of the last expression (result), stdout and stderr. Use it to "
+    "calculate, to work with files in the current directory and to make plots.";
+static const char about_code[] = "The Python code to run.";
+
+static int print(const cJSON *json, struct buf *out)
+{
+    _cleanup_free_ char *text = cJSON_PrintUnformatted(json);
+    return text ? buf_addf(out, "%s\n", text) : -ENOMEM;
+}
+
+int tool_definition(enum tool_api api, struct buf *out)
+{
+    _cleanup_json_ cJSON *tool = cJSON_CreateObject();
+    cJSON_AddStringToObject(tool, "type", "function");
+    cJSON *function = api == TOOL_API_CHAT ? cJSON_AddObjectToObject(tool, "function") : tool;
+    cJSON_AddStringToObject(function, "name", tool_name);
+    cJSON_AddStringToObject(function, "description", about_tool);
+    cJSON *parameters = cJSON_AddObjectToObject(function, "parameters");
+    cJSON_AddStringToObject(parameters, "type", "object");
+    cJSON *properties = cJSON_AddObjectToObject(parameters, "properties");
+    cJSON *code = cJSON_AddObjectToObject(properties, "python_code");
+    cJSON_AddStringToObject(code, "type", "string");
+    cJSON_AddStringToObject(code, "description", about_code);
+    cJSON *required = cJSON_AddArrayToObject(parameters, "required");
+    cJSON_AddItemToArray(required, cJSON_CreateString("python_code"));
+    return print(tool, out);
+}
+
+/* --- a call */
+
+void tool_call_free(struct tool_call *c)
+{
+    free(c->id);
+    free(c->code);
+    *c = (struct tool_call){0};
+}
+
+static int take_code(const char *arguments, struct tool_call *out)
+{
+    _cleanup_json_ cJSON *json = arguments ? json_parse(arguments, strlen(arguments)) : NULL;
+    const char *code = json_string(json, "python_code");
+    if (!code) {
+        out->wrong =
+            json ? "the arguments have no string python_code" : "the arguments are no JSON";
+        return 0;
+    }
+    if (!(out->code = strdup(code)))
+        return -ENOMEM;
+    sanitize_code(out->code);
+    return 0;
+}
+
+int tool_call_parse(enum tool_api api, const char *text, size_t len, struct tool_call *out,
+                    const char **why)
+{
+    bool chat = api == TOOL_API_CHAT;
+    _cleanup_json_ cJSON *call = json_parse(text, len);
+    const cJSON *function = chat ? json_object(call, "function") : call;
+    const char *id = json_string(call, chat ? "id" : "call_id"), *type = json_string(call, "type"),
+               *name = json_string(function, "name");
+    *why = NULL;
+    if (!call)
+        *why = "it is no JSON";
+    else if (!id || !type || strcmp(type, chat ? "function" : "function_call") != 0)
+        *why = chat ? "it is no tool call of Chat Completions (id, type \"function\")"
+                    : "it is no function call of the Responses API (call_id, type "
+                      "\"function_call\")";
+    else if (!name || strcmp(name, tool_name) != 0)
+        *why = "it calls another function than code_interpreter";
+    if (*why)
+        return -EINVAL;
+    if (!(out->id = strdup(id)))
+        return -ENOMEM;
+    return take_code(json_string(function, "arguments"), out);
+}
+
+/* --- the answer */
+
+/* What the model reads: JSON in a string. */
+static int add_content(const struct report *r, const struct buf *out, const struct buf *err,
+                       struct buf *text)
+{
+    _cleanup_free_ char *value = r->value ? cJSON_PrintUnformatted(r->value) : strdup("null");
+    const char *said = err->data;
+    size_t len = err->len;
+    if (!len && r->exit_code && r->message) { /* what ended it was no traceback */
+        said = r->message;
+        len = strlen(said);
+    }
+    if (!value || buf_addf(text, "{\"result\": %s, \"stdout\": ", value) ||
+        report_json_string(text, out->data, out->len, NULL) || buf_adds(text, ", \"stderr\": ") ||
+        report_json_string(text, said, len, NULL))
+        return -ENOMEM;
+    return buf_adds(text, "}");
+}
+
+int tool_answer(enum tool_api api, const struct tool_call *c, const struct report *r,
+                const struct buf *stdout_text, const struct buf *stderr_text, struct buf *out)
+{
+    _cleanup_json_ cJSON *message = cJSON_CreateObject();
+    _cleanup_buf_ struct buf text = {0};
+    int err = r ? add_content(r, stdout_text, stderr_text, &text)
+                : buf_addf(&text, "{\"error\": \"%s\"}", c->wrong);
+    if (err)
+        return err;
+    if (api == TOOL_API_CHAT) {
+        cJSON_AddStringToObject(message, "role", "tool");
+        cJSON_AddStringToObject(message, "tool_call_id", c->id);
+        cJSON_AddStringToObject(message, "name", tool_name);
+        cJSON_AddStringToObject(message, "content", text.data);
+    } else {
+        cJSON_AddStringToObject(message, "type", "function_call_output");
+        cJSON_AddStringToObject(message, "call_id", c->id);
+        cJSON_AddStringToObject(message, "output", text.data);
+    }
+    return print(message, out);
+}

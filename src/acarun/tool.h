@@ -1,0 +1,26 @@
+/* Tools for language models, in the shapes of Azure OpenAI's two APIs. */
+#ifndef ACAFS_ACARUN_TOOL_H
+#define ACAFS_ACARUN_TOOL_H
+
+#include "acarun/options.h"
+#include "acarun/report.h"
+
+/* The definition of the tool "code_interpreter", as JSON with '\n'. 0 or -ENOMEM. */
+int tool_definition(enum tool_api, struct buf *out);
+
+/* A call of it, as the model made it. Zero-initialise; free with tool_call_free. */
+struct tool_call {
+    char *id, *code;   /* code is NULL when the model's arguments are none: */
+    const char *wrong; /* this is to be told to it (a literal) */
+};
+void tool_call_free(struct tool_call *);
+/* 0, -ENOMEM, or -EINVAL with *why (a literal) when the text is no call of this tool. */
+int tool_call_parse(enum tool_api, const char *text, size_t len, struct tool_call *,
+                    const char **why);
+
+/* The message that answers a call, as JSON with '\n': what the code gave, without image data, or
+ * (report NULL) what was wrong with the call. 0 or -ENOMEM. */
+int tool_answer(enum tool_api, const struct tool_call *, const struct report *,
+                const struct buf *stdout_text, const struct buf *stderr_text, struct buf *out);
+
+#endif
