@@ -30,16 +30,19 @@ install_missing() {
             "${missing[@]}" >/dev/null
 }
 
-# build_acafs SOURCE BUILD [MESON-OPTION…]: sets up the build folder once, and builds.
+# build_acafs SOURCE BUILD [MESON-OPTION…]: sets up the build folder once, and builds; shows what the tools
+# say only when they fail.
 build_acafs() {
-    local source=$1 build=$2
+    local source=$1 build=$2 said
     shift 2
     # Debian's own Python and tools, whatever else is in front of them.
     PATH=/usr/bin:/bin:$PATH
     if [ ! -e "$build/build.ninja" ]; then
-        meson setup "$build" "$source" "$@" || return 1
+        echo "meson setup $build $*"
+        said=$(meson setup "$build" "$source" "$@" 2>&1) || { echo "$said" >&2; return 1; }
     fi
-    meson compile -C "$build"
+    echo "meson compile -C $build"
+    said=$(meson compile -C "$build" 2>&1) || { echo "$said" >&2; return 1; }
 }
 
 # need_fuse: whether anything can be mounted here; says what to do when not.

@@ -246,10 +246,10 @@ static void serve(struct daemon *d)
     }
     d->phase = SERVING;
     set_log_level(d, true);
-    log_info("session %s mounted on %s", session_identifier(d->mount.client.session),
-             d->mount.mountpoint);
     ready(d, EXIT_OK);
     detach_output(d);
+    log_info("session %s mounted on %s", session_identifier(d->mount.client.session),
+             d->mount.mountpoint);
 }
 
 /* The first listing also tells whether the pool lets us in. */
