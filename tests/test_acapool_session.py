@@ -413,6 +413,29 @@ def test_data_that_only_root_reaches(tmp_path):
         assert session.run("open('a').read()") == "x"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount")
+def test_what_is_unmounted_is_let_go(tmp_path):
+    """Sandboxes keep no mount of this machine alive that was there when they started."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "acapool-test", point], check=True)
+    try:
+        with Server(tmp_path / "p") as server:
+            assert server.session().run("6 * 7") == 42
+            subprocess.run(["umount", point], check=True)
+            assert [path for path in glob.glob("/proc/[0-9]*/mountinfo") if mentions(path, point)] == []
+    finally:
+        subprocess.run(["umount", "-lq", point], check=False)
+
+
+def mentions(path, text):
+    try:
+        with open(path, errors="replace") as file:
+            return str(text) in file.read()
+    except OSError:  # it ended
+        return False
+
+
 def test_many_requests_on_one_connection(server):
     session = server.session()
     connection = server.connection()

@@ -175,12 +175,32 @@ static void add_supervisor(struct command *c, const struct sandbox_limits *limit
 
 /* --- in the child, between fork and exec: system calls only */
 
+/* Of this machine's mounts those that bwrap asks for, and the current directory at /mnt, become
+ * all that there is. What else is mounted here would be held by the sandbox as long as it lives,
+ * though unmounted elsewhere: a disk could not be taken out, a FUSE daemon would not end. */
+static int leave_other_mounts(void)
+{
+    static const char *const kept[][2] = {
+        {"/usr", "/mnt/usr"}, {"/etc", "/mnt/etc"}, {"/dev", "/mnt/dev"}, {"/proc", "/mnt/proc"}};
+    if (mount("/", "/mnt", NULL, MS_BIND, NULL))
+        return -1;
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        if (mount(kept[i][0], kept[i][1], NULL, MS_BIND | MS_REC, NULL))
+            return -1;
+    }
+    if (mount(".", "/mnt/mnt", NULL, MS_BIND, NULL) || chdir("/mnt") ||
+        syscall(SYS_pivot_root, ".", "."))
+        return -1;
+    return umount2(".", MNT_DETACH);
+}
+
 /* As root we can go where the session's user can't: its directory is brought to /mnt in a
  * mount namespace of the child's own. Where that is not allowed, the path must do. */
 static const char *bring_near(const char *data)
 {
-    if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-        mount(data, "/mnt", NULL, MS_BIND, NULL))
+    if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_SLAVE, NULL) || chdir(data))
+        return data;
+    if (leave_other_mounts() && (chdir(data) || mount(".", "/mnt", NULL, MS_BIND, NULL)))
         return data;
     return "/mnt";
 }
