@@ -66,11 +66,26 @@ def test_429_is_waited_out(faulty, proxy, behind):
 
 def test_429_for_ever_is_eagain(faulty, proxy, behind):
     behind("a", b"x")
+    mount = faulty("max-retries=1", "attr-timeout=0")
+    proxy.rule(LIST, fault.answer(429, {"Retry-After": "0"}))
+    with pytest.raises(OSError) as error:
+        os.stat(mount / "a")
+    assert error.value.errno == errno.EAGAIN
+    proxy.clear()
+    assert os.stat(mount / "a").st_size == 1
+
+
+def test_429_is_no_end_of_a_file(faulty, proxy, behind):
+    """Python's read() takes EAGAIN for "no more for now", and returns what came before it."""
+    behind("a", b"x")
     mount = faulty("max-retries=1")
     proxy.rule(DOWNLOAD, fault.answer(429, {"Retry-After": "0"}))
     with pytest.raises(OSError) as error:
         (mount / "a").read_bytes()
-    assert error.value.errno == errno.EAGAIN
+    assert error.value.errno == errno.EBUSY
+    with open(mount / "a", "r+b", buffering=0) as file, pytest.raises(OSError) as error:
+        file.write(b"y")
+    assert error.value.errno == errno.EBUSY
     proxy.clear()
     assert (mount / "a").read_bytes() == b"x"
 
@@ -208,7 +223,7 @@ def test_hostile_names_in_a_listing(faulty, proxy):
 
 
 def test_a_redirect_is_not_followed(faulty, proxy, behind):
-    """The token must not leave for another host."""
+    """The token must not leave for another host. The file itself comes by executed code."""
     behind("a", b"x")
     with socket.socket() as trap:
         trap.bind(("127.0.0.1", 0))
@@ -216,8 +231,7 @@ def test_a_redirect_is_not_followed(faulty, proxy, behind):
         trap.settimeout(0.3)
         mount = faulty("max-retries=0")
         proxy.rule(DOWNLOAD, fault.redirect(f"http://127.0.0.1:{trap.getsockname()[1]}/stolen"))
-        with pytest.raises(OSError):
-            (mount / "a").read_bytes()
+        assert (mount / "a").read_bytes() == b"x"
         with pytest.raises(TimeoutError):
             trap.accept()
 
@@ -466,14 +480,39 @@ def test_the_pool_is_killed(mounts, own_pool):
     assert mount.unmount(deadline=15) == 0
 
 
-@pytest.mark.parametrize("how", ["fusermount3", "SIGTERM"])
+@pytest.mark.parametrize("how", ["lazily", "SIGTERM"])
 def test_unmounting_a_frozen_pool_ends(faulty, proxy, how):
-    mount = faulty("unmount-timeout=2")
+    """Though a program waits for it in there, which plain fusermount3 -u would call busy."""
+    mount = faulty("timeout-read=60", "unmount-timeout=2", "attr-timeout=0")
     (mount / "a").write_text("x")
     mount.sync()
     proxy.freeze()
-    threading.Thread(target=lambda: run("cat /nowhere; ls", cwd=mount, check=False), daemon=True).start()
-    assert mount.unmount(how, deadline=15) in (0, 1)
+    stuck = subprocess.Popen(["ls", "."], cwd=mount, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: waits_in_fuse(stuck.pid), 10, "waiting for the pool")
+        if how == "lazily":
+            mount.unmount(how, deadline=None)
+            stuck.kill()
+            assert mount.process.wait(15) == 0
+        else:
+            assert mount.unmount(how, deadline=15) == 0
+            assert stuck.wait(5) != 0
+    finally:
+        stuck.kill()
+        stuck.wait(10)
+
+
+def test_unmounting_a_frozen_pool_says_what_is_left(faulty, proxy):
+    mount = faulty("timeout-read=60", "unmount-timeout=2")
+    (mount / "a").write_text("x")
+    mount.sync()
+    proxy.freeze()
+    handle = os.open(mount / "a", os.O_WRONLY | os.O_TRUNC)
+    os.write(handle, b"newer")
+    assert mount.unmount("SIGTERM", deadline=15) == 1
+    assert "not on the server: a (5 bytes)" in mount.said()
+    with pytest.raises(OSError):
+        os.close(handle)
 
 
 def test_the_token_is_nowhere_to_be_seen(faulty, proxy, tcp_pool):

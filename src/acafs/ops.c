@@ -458,6 +458,13 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     request_run(r);
 }
 
+/* Of reads and writes EAGAIN says that the file does not block: Python's read() and others then
+ * return what they have so far, as at the file's end. A pool that throttles must not cut it. */
+static int content_error(int err)
+{
+    return err == -EAGAIN ? -EBUSY : err;
+}
+
 static int step_read(struct request *r)
 {
     int fd;
@@ -465,7 +472,7 @@ static int step_read(struct request *r)
     int err =
         store_read(r->mount->store, &r->waiter, r->inode, r->offset, r->size, &fd, &available);
     if (err)
-        return err;
+        return content_error(err);
     struct fuse_bufvec data = FUSE_BUFVEC_INIT(available);
     data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
     data.buf[0].fd = fd;
@@ -494,7 +501,7 @@ static int step_write(struct request *r)
     int err =
         store_write(r->mount->store, &r->waiter, r->inode, r->offset, r->data.data, r->data.len);
     if (err)
-        return err;
+        return content_error(err);
     fuse_reply_write(r->req, r->data.len);
     return 0;
 }

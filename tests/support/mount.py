@@ -91,13 +91,17 @@ class Mount:
         return process.peak_memory(self.pid)
 
     def unmount(self, how="fusermount3", deadline=30):
-        """Ends the mount the given way; the daemon's exit status."""
+        """Ends the mount the given way; the daemon's exit status (deadline None: not waited for)."""
         if how == "fusermount3":
             process.run(["fusermount3", "-u", self.path])
         elif how == "umount":
             process.run(["umount", self.path])
+        elif how == "lazily":
+            process.run(["fusermount3", "-u", "-z", self.path])
         else:
             os.kill(self.pid, getattr(signal, how))
+        if deadline is None:
+            return None
         try:
             return self.process.wait(deadline)
         except subprocess.TimeoutExpired:
