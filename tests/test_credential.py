@@ -419,7 +419,7 @@ def test_redirects_are_not_followed(bench):
     ('{"access_token":"x","expires_in":-5}', "when the token expires"),
     ('{"access_token":"x","expires_in":1e300}', "when the token expires"),
     ('{"access_token":"x","expires_in":9,"token_type":"pop"}', "no bearer token"),
-    ("[" * 100000, "not JSON"), ("x" * 400_000, "EFBIG|large|File")],
+    ("[" * 100000, "not JSON"), ("x" * 400_000, "an answer of more than")],
     ids=range(15))
 def test_answers_that_are_no_tokens(bench, body, reason):
     fake = bench.fake(answer(200, text=body))

@@ -59,7 +59,10 @@ static void answered(void *arg, const struct http_result *r)
     struct outcome o = {.verdict = TOKEN_GIVEN};
     const char *wrong;
     int err;
-    if (r->err && r->err != -EPROTO) {
+    if (r->err == -EFBIG) {
+        buf_addf(&why, "%s: %s", a->settings->authority, r->why);
+        outcome_failed(a->done, a->arg, -EPROTO, why.data);
+    } else if (r->err && r->err != -EPROTO) {
         buf_addf(&why, "no answer from the authority: %s", r->why);
         outcome_failed(a->done, a->arg, r->err, why.data);
     } else if (r->err || r->status != 200) {
