@@ -141,19 +141,27 @@ def test_the_command_line_beats_environment_and_file(daemon, session, tmp_path):
     assert session in status and "from-the" not in status
 
 
+_MOUNT_8 = """set -e
+mount --bind "$1" /usr/local/sbin
+trap 'umount -lq "$2" || true' EXIT
+mount -t fuse.acafs "local#$3" "$2" -o noatime,attr-timeout=3
+findmnt -n -o FSTYPE "$2"
+echo x > "$2/a"
+umount "$2"
+"""
+
+
 @as_root
-def test_mount_8_and_umount_8(daemon, session, tmp_path):
+def test_mount_8_and_umount_8(daemon, pool, session, tmp_path):
+    """mount(8) passes no PATH on: its helper finds acafs where the shell looks by itself, first in
+    /usr/local/sbin. In a mount namespace of the test's own that is another directory."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     (binaries / "acafs").symlink_to(process.ACAFS)
-    (binaries / "acapool").symlink_to(process.ACAPOOL)
-    # mount.fuse3 finds acafs in PATH, as an installed one would be.
-    env = {**daemon.env, "PATH": f"{binaries}:{os.environ['PATH']}"}
-    process.run(["mount", "-t", "fuse.acafs", f"local#{session}", daemon.point, "-o", "noatime,attr-timeout=3"], env=env)
-    assert mounted(daemon.point) == "fuse.acafs"
-    (daemon.point / "a").write_text("x")
-    process.run(["umount", daemon.point])
+    done = process.run(["unshare", "--mount", "sh", "-c", _MOUNT_8, "sh", binaries, daemon.point, session], env=daemon.env)
+    assert done.stdout == "fuse.acafs\n"
     wait_for(lambda: not daemon.pids(), 20)
+    assert pool.read(session, "a") == b"x\n"
 
 
 def test_it_shows_in_the_mount_table(mount):
