@@ -33,10 +33,15 @@ static void start_pool(struct fixture *f)
     close(in[0]);
     close(out[1]);
     f->in = in[1];
-    char port[16] = "";
-    assert_true(read(out[0], port, sizeof port - 1) > 0);
-    close(out[0]);
-    snprintf(f->url, sizeof f->url, "http://127.0.0.1:%d/pool", atoi(port));
+    /* The whole line: an unbuffered Python (PYTHONUNBUFFERED) writes its end by itself, and would
+     * die of a pipe that was closed before. */
+    FILE *port = fdopen(out[0], "re");
+    char line[16] = "";
+    assert_non_null(port);
+    assert_non_null(fgets(line, sizeof line, port));
+    assert_non_null(strchr(line, '\n'));
+    fclose(port);
+    snprintf(f->url, sizeof f->url, "http://127.0.0.1:%d/pool", atoi(line));
 }
 
 /* acapool on a private socket; it writes a line to --ready-fd once it answers. */
