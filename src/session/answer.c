@@ -232,7 +232,7 @@ int answer_list(const struct answer *a, const char *base, struct listing *out,
     return err;
 }
 
-int answer_upload(const struct answer *a, struct entry *out, struct session_error *e)
+int answer_entry(const struct answer *a, struct entry *out, struct session_error *e)
 {
     memset(out, 0, sizeof *out);
     _cleanup_json_ cJSON *body = NULL;
@@ -246,7 +246,7 @@ int answer_upload(const struct answer *a, struct entry *out, struct session_erro
         entry_free(out);
     if (err == -ENOMEM)
         return answer_no_memory(e);
-    return err ? answer_nonsense(e, "the pool's answer to an upload names no file") : 0;
+    return err ? answer_nonsense(e, "the pool's answer about a file names none") : 0;
 }
 
 int answer_session(const struct answer *a, struct session_info *out, struct session_error *e)

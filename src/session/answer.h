@@ -91,7 +91,7 @@ void session_info_free(struct session_info *);
  * base: the URL that was asked, for the origin check of nextLink. */
 int answer_list(const struct answer *, const char *base, struct listing *out,
                 struct session_error *);
-int answer_upload(const struct answer *, struct entry *out, struct session_error *);
+int answer_entry(const struct answer *, struct entry *out, struct session_error *);
 int answer_delete(const struct answer *, struct session_error *);
 int answer_execute(const struct answer *, struct execution *out, struct session_error *);
 int answer_session(const struct answer *, struct session_info *out, struct session_error *);

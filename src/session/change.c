@@ -143,19 +143,58 @@ struct session_call *session_symlink(struct session *s, const char *target, cons
 
 /* --- unlink: DELETE files/{name}, and the helper for what that does not see (symlinks) or can't
  * name. In subdirectories only once `path` is known to be understood: a server that ignores it
- * would delete the file of that name at the top. */
+ * would delete the file of that name at the top.
+ *
+ * DELETE takes directories too, some servers with all that is in them. So what the name is now is
+ * asked first; the old shape has no word for it, and its servers delete empty ones at most. */
+
+static void by_helper(struct session_call *c)
+{
+    call_forget_error(c);
+    ask_begin(c);
+}
+
+/* No file, says the server, or not now: the helper's error is the true one. */
+static bool helper_knows_better(const struct session_call *c, const char *path)
+{
+    int err = c->error.err;
+    return err == -ENOENT || err == -EBUSY || (err && name_refused(c, path));
+}
 
 static void unlinked(struct session_call *c, const struct answer *a)
 {
     struct ask_call *k = (struct ask_call *)c;
     if (a)
         answer_delete(a, &c->error);
-    if (c->error.err == -ENOENT || (c->error.err && name_refused(c, k->path))) {
-        call_forget_error(c);
-        ask_begin(c);
-    } else {
+    if (helper_knows_better(c, k->path))
+        by_helper(c);
+    else
         call_end(c);
-    }
+}
+
+static void delete_file(struct session_call *c)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    struct http_request r = {
+        .method = "DELETE", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    wire_defaults(c->session, &r);
+    call_send(c, &r, url_file(c->session, k->path, false), unlinked);
+}
+
+static void kind_told(struct session_call *c, const struct answer *a)
+{
+    struct ask_call *k = (struct ask_call *)c;
+    struct entry entry = {0};
+    if (a)
+        answer_entry(a, &entry, &c->error);
+    bool file = !c->error.err && entry.kind == ENTRY_FILE;
+    entry_free(&entry);
+    if (file)
+        delete_file(c);
+    else if (!c->error.err || c->error.err == -EPROTO || helper_knows_better(c, k->path))
+        by_helper(c);
+    else
+        call_end(c);
 }
 
 static void unlink_begin(struct session_call *c)
@@ -167,10 +206,14 @@ static void unlink_begin(struct session_call *c)
         ask_begin(c);
         return;
     }
+    if (s->shape.old) {
+        delete_file(c);
+        return;
+    }
     struct http_request r = {
-        .method = "DELETE", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+        .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
     wire_defaults(s, &r);
-    call_send(c, &r, url_file(s, k->path, false), unlinked);
+    call_send(c, &r, url_file(s, k->path, false), kind_told);
 }
 
 struct session_call *session_unlink(struct session *s, const char *path, session_done_fn *done,

@@ -130,9 +130,11 @@ bool name_refused(const struct session_call *c, const char *path)
         return true;
     if (e->status != 400)
         return false;
-    if (e->code && (strcasecmp(e->code, "FileNameInvalid") == 0 ||
-                    strcasecmp(e->code, "FilePathInvalid") == 0))
-        return true;
+    static const char *const codes[] = {"FileNameInvalid", "FilePathInvalid",
+                                        "ERR_SYMLINK_NOT_ALLOWED"};
+    for (size_t i = 0; e->code && i < sizeof codes / sizeof *codes; i++)
+        if (strcasecmp(e->code, codes[i]) == 0)
+            return true;
     if (e->message && strstr(e->message, "ERR_SYMLINK_NOT_ALLOWED"))
         return true;
     return strchr(path, '/') != NULL && e->hint == HINT_NONE;

@@ -149,7 +149,7 @@ static void posted(struct session_call *c, const struct answer *a)
     struct upload_call *u = (struct upload_call *)c;
     entry_free(&u->entry);
     if (a)
-        answer_upload(a, &u->entry, &c->error);
+        answer_entry(a, &u->entry, &c->error);
     if (c->error.status == 413)
         by_parts(c);
     else if (c->error.err && name_refused(c, u->path))
@@ -199,7 +199,7 @@ static void posted_aside(struct session_call *c, const struct answer *a)
     struct upload_call *u = (struct upload_call *)c;
     entry_free(&u->entry);
     if (a)
-        answer_upload(a, &u->entry, &c->error);
+        answer_entry(a, &u->entry, &c->error);
     if (c->error.status == 413)
         by_parts(c);
     else if (c->error.err && name_refused(c, u->path))

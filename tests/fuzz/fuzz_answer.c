@@ -25,7 +25,7 @@ static void rest(const struct answer *a)
 {
     struct session_error e;
     struct entry entry;
-    answer_upload(a, &entry, &e);
+    answer_entry(a, &entry, &e);
     entry_free(&entry);
     session_error_free(&e);
     struct execution x;

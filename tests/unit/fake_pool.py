@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -114,12 +115,21 @@ class Handler(BaseHTTPRequestHandler):
         if name in rules().get("refuse", ()):
             return self.fail(400, "FileNameInvalid")
         path = os.path.join(where, name)
-        if not os.path.isfile(path) or os.path.islink(path):
+        if not os.path.exists(path) or os.path.islink(path):
             return self.fail(404, "FileNotFound")
         if method == "DELETE":
-            os.unlink(path)
+            self.remove(path)
             return self.send(204)
-        return self.content(path)
+        if not content:
+            entry = self.describe(path, old)
+            return self.send(200, {"value": [entry]} if old else entry)
+        return self.content(path) if os.path.isfile(path) else self.fail(400, "NotAFile")
+
+    def remove(self, path):
+        if os.path.isdir(path):
+            shutil.rmtree(path)  # what a directory's DELETE takes with it is nowhere said
+        else:
+            os.unlink(path)
 
     def describe(self, path, old, directory=""):
         st = os.lstat(path)

@@ -144,7 +144,7 @@ static int run_call(const char *call, const struct answer *a, const cJSON *expec
         listing_free(&list);
     } else if (strcmp(call, "upload") == 0) {
         struct entry entry;
-        err = answer_upload(a, &entry, e);
+        err = answer_entry(a, &entry, e);
         if (!err)
             check_entry(expect, &entry);
         entry_free(&entry);

@@ -348,6 +348,21 @@ static void unverified_subdirectory_is_not_deleted_from(void **state)
     assert_false(fixture_exists(f, "d/x"));
 }
 
+/* Whatever became of the file since it was seen. */
+static void directory_is_never_unlinked(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "d/e/f", "1", 1);
+    fixture_upload(f, "d/g", "1", 1); /* verifies the directory */
+    static const char *const paths[] = {"d", "d/e"};
+    for (size_t i = 0; i < 2; i++) {
+        fixture_wait(f, session_unlink(f->session, paths[i], on_done, f));
+        assert_true(f->err == -EISDIR || f->err == -EPERM);
+    }
+    assert_true(fixture_holds(f, "d/e/f", "1", 1));
+    assert_int_equal(fixture_count(f, "DELETE"), 0);
+}
+
 static void missing_things_are_missing(void **state)
 {
     struct fixture *f = *state;
@@ -1028,6 +1043,7 @@ int main(void)
         with_pool(failed_upload_leaves_nothing),
         with_pool(canceled_transfers_leave_nothing),
         with_pool(unverified_subdirectory_is_not_deleted_from),
+        with_pool(directory_is_never_unlinked),
         with_pool(missing_things_are_missing),
         with_pool(ranges),
         with_pool(cut_download_is_tried_again),
