@@ -325,6 +325,26 @@ def test_a_socket_directory_of_someone_else_is_refused(mounts, runtime):
 def test_status_of_a_mount_point(mount):
     (mount / "a").write_text("x")
     mount.sync()
-    out = process.run([process.ACAFS, "status", mount.path], env=mount.env).stdout
-    assert mount.session in out
+    (mount / "d").mkdir()
+    out = process.run([process.ACAFS, "status"], env=mount.env, cwd=mount / "d").stdout
+    assert mount.session in out and "queue       empty" in out
+    told = process.run([process.ACAFS, "status", "--json", mount.path], env=mount.env).stdout
+    assert json.loads(told)["session"] == mount.session
     assert json.loads((mount / ".acafs/status").read_text())
+
+
+def test_status_of_no_mount(mount, tmp_path):
+    done = process.run([process.ACAFS, "status", tmp_path], check=False, env=mount.env)
+    assert done.returncode == 66 and str(tmp_path) in done.stderr
+    done = process.run([process.ACAFS, "status"], check=False, env=mount.env, cwd=tmp_path)
+    assert done.returncode == 66 and "acafs list" in done.stderr
+    assert process.run([process.ACAFS, "status", "--nonsense"], check=False, env=mount.env).returncode == 64
+
+
+def test_list_of_all_mounts(mounts):
+    one, other = mounts(), mounts()
+    lines = process.run([process.ACAFS, "list"], env=one.env).stdout.splitlines()
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
+    for mount in (one, other):
+        source, state = rows[str(mount.path)]
+        assert source == f"local#{mount.session}" and state == "ok"

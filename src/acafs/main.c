@@ -12,6 +12,7 @@
 
 #include "acafs/daemon.h"
 #include "acafs/login_check.h"
+#include "acafs/overview.h"
 #include "acafs/tools.h"
 #include "config/config.h"
 #include "session/session.h"
@@ -21,7 +22,9 @@
 
 static const char usage[] =
     "usage: acafs [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTION[=VALUE],…]\n"
-    "       acafs status|sync MOUNTPOINT    what is mounted; wait until all is on the server\n"
+    "       acafs status [MOUNTPOINT] [--json]  how a mount is\n"
+    "       acafs list                      all mounts of this machine\n"
+    "       acafs sync MOUNTPOINT           wait until all is in the session\n"
     "       acafs login-check [POOL]        try the credentials, and say what each gave\n"
     "       acafs config [--check FILE]     the settings in effect, and where each is from\n"
     "SOURCE is POOL[#SESSION]; POOL a management endpoint URL, or `local` (the default):\n"
@@ -36,7 +39,8 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"status", tool_status},
+    {"status", overview_status},
+    {"list", overview_list},
     {"sync", tool_sync},
     {"config", tool_config},
     {"login-check", login_check},

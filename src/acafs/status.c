@@ -32,7 +32,7 @@ static void add_session(cJSON *status, const struct mount *m)
 {
     struct session_state state;
     session_get_state(m->client.session, &state);
-    cJSON_AddStringToObject(status, "pool", session_endpoint(m->client.session));
+    cJSON_AddStringToObject(status, "pool", m->config->endpoint);
     cJSON_AddStringToObject(status, "session", session_identifier(m->client.session));
     cJSON_AddStringToObject(status, "api_version", session_api_version(m->client.session));
     if (state.etag)

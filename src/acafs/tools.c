@@ -25,25 +25,6 @@ static int open_control(const char *mountpoint, const char *name, int flags)
     return fd;
 }
 
-static int copy_out(int fd)
-{
-    char block[65536];
-    ssize_t n;
-    while ((n = read(fd, block, sizeof block)) > 0)
-        fwrite(block, 1, (size_t)n, stdout);
-    return n < 0 ? -errno : 0;
-}
-
-int tool_status(int argc, char **argv)
-{
-    if (argc != 2) {
-        log_error("usage: acafs status MOUNTPOINT");
-        return EXIT_USAGE;
-    }
-    _cleanup_close_ int fd = open_control(argv[1], "status", O_RDONLY);
-    return fd < 0 ? EXIT_MOUNTPOINT : copy_out(fd) ? EXIT_OTHER : EXIT_OK;
-}
-
 int tool_sync(int argc, char **argv)
 {
     if (argc != 2) {

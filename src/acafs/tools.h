@@ -3,7 +3,6 @@
 #define ACAFS_ACAFS_TOOLS_H
 
 /* Each takes its own argv and returns the exit code. */
-int tool_status(int argc, char **argv);
 int tool_sync(int argc, char **argv);
 int tool_config(int argc, char **argv);
 

@@ -6,6 +6,7 @@
 #include "acarun/options.h"
 #include "acarun/output.h"
 #include "acarun/report.h"
+#include "util/place.h"
 
 struct task {
     const struct options *options;
@@ -20,16 +21,6 @@ struct task {
 
 /* Whether code goes as it is: see struct job_spec. */
 bool task_is_plain(const struct task *);
-
-/* A place in a mount. */
-struct place {
-    char *root; /* of the mount */
-    char *path; /* below it, "" for the root itself */
-};
-void place_free(struct place *);
-/* Where the file or directory lies: 0, -ENOENT when it lies in no mount of a session (out is then
- * empty), or another -errno. The last part of the path may be a symlink: it is not followed. */
-int place_find(const char *path, struct place *out);
 
 /* Each runs it to its end: -1 when the report tells how that was, else the exit code, after saying
  * why. */

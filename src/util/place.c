@@ -1,13 +1,16 @@
 /* A mount's root is the topmost directory on the same device; a session's holds .acafs. */
+#include "util/place.h"
+
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "acarun/task.h"
+#include "util/buf.h"
 #include "util/cleanup.h"
 
 void place_free(struct place *p)

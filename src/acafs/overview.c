@@ -1,0 +1,257 @@
+#include "acafs/overview.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <mntent.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "acafs/daemon.h"
+#include "util/buf.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/log.h"
+#include "util/place.h"
+#include "util/text.h"
+
+/* --- reading it */
+
+static int read_status(const char *root, struct buf *out)
+{
+    _cleanup_buf_ struct buf path = {0};
+    if (buf_addf(&path, "%s/.acafs/status", root))
+        return -ENOMEM;
+    _cleanup_close_ int fd = open(path.data, O_RDONLY | O_CLOEXEC);
+    ssize_t n = 1;
+    while (fd >= 0 && n > 0) {
+        if (buf_reserve(out, 1 << 16))
+            return -ENOMEM;
+        n = read(fd, out->data + out->len, 1 << 16);
+        out->len += n > 0 ? (size_t)n : 0;
+    }
+    return fd < 0 || n < 0 ? -errno : buf_adds(out, "");
+}
+
+static uint64_t number(const cJSON *object, const char *name)
+{
+    uint64_t n = 0;
+    json_uint(object, name, &n);
+    return n;
+}
+
+/* Strings of the status come from servers and file names. */
+static void print_text(const char *text)
+{
+    _cleanup_buf_ struct buf line = {0};
+    if (text_printable(&line, text, strlen(text), 1000) == 0 && line.data)
+        fputs(line.data, stdout);
+}
+
+static void print_size(uint64_t bytes)
+{
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+    double n = (double)bytes;
+    unsigned unit = 0;
+    while (n >= 1024 && unit < 4) {
+        n /= 1024;
+        unit++;
+    }
+    printf(unit ? "%.1f %s" : "%.0f %s", n, units[unit]);
+}
+
+static void print_field(const char *name, const char *value)
+{
+    if (!value)
+        return;
+    printf("%-11s ", name);
+    print_text(value);
+    putchar('\n');
+}
+
+/* --- one mount */
+
+static void print_pending(const cJSON *status)
+{
+    const cJSON *pending = json_array(status, "pending"), *file;
+    uint64_t bytes = 0;
+    int count = cJSON_GetArraySize(pending);
+    cJSON_ArrayForEach (file, pending) {
+        bytes += number(file, "size");
+    }
+    if (!count) {
+        print_field("queue", "empty: everything is in the session");
+        return;
+    }
+    printf("%-11s %d file%s, ", "queue", count, count > 1 ? "s" : "");
+    print_size(bytes);
+    puts(" to send");
+    cJSON_ArrayForEach (file, pending) {
+        const char *path = json_string(file, "path"), *error = json_string(file, "error");
+        fputs("              ", stdout);
+        print_text(path ? path : "?");
+        printf(" (");
+        print_size(number(file, "size"));
+        printf("%s%s", error ? "): " : ")", error ? error : "");
+        if (number(file, "tries"))
+            printf(" [%" PRIu64 " tries]", number(file, "tries"));
+        putchar('\n');
+    }
+}
+
+static void print_cache(const cJSON *status)
+{
+    const cJSON *cache = json_object(status, "cache");
+    printf("%-11s ", "cache");
+    print_size(number(cache, "bytes"));
+    printf(" of ");
+    print_size(number(cache, "limit"));
+    printf(", %" PRIu64 " files; %" PRIu64 " names known\n", number(cache, "files"),
+           number(cache, "inodes"));
+}
+
+static void print_credential(const cJSON *status)
+{
+    const cJSON *credential = json_object(status, "credential");
+    if (!credential)
+        return;
+    const char *in_use = json_string(credential, "in_use");
+    print_field("credential", in_use ? in_use : "none yet");
+    print_field("token until", json_string(credential, "expires"));
+    print_field("problem", json_string(credential, "error"));
+}
+
+static void print_status(const cJSON *status)
+{
+    const cJSON *counters = json_object(status, "counters");
+    print_field("session", json_string(status, "session"));
+    print_field("pool", json_string(status, "pool"));
+    print_field("mounted on", json_string(status, "mountpoint"));
+    print_field("since", json_string(status, "since"));
+    print_field("expires", json_string(status, "expires"));
+    if (number(status, "recycled"))
+        printf("%-11s %" PRIu64 " times since\n", "recycled", number(status, "recycled"));
+    print_field("away", json_string(status, "away"));
+    print_credential(status);
+    print_pending(status);
+    printf("%-11s %" PRIu64 " waiting or running\n", "jobs", number(status, "jobs_waiting"));
+    print_cache(status);
+    printf("%-11s %" PRIu64 ", %" PRIu64 " failed; ", "requests", number(counters, "requests"),
+           number(counters, "errors"));
+    print_size(number(counters, "bytes_in"));
+    printf(" received, ");
+    print_size(number(counters, "bytes_out"));
+    puts(" sent");
+}
+
+/* The one that the path, or else the working directory, lies in. */
+static int find(const char *path, struct place *place)
+{
+    int err = place_find(path ? path : ".", place);
+    if (err == -ENOENT && !path)
+        log_error("the working directory is in no mounted session: name one (acafs list)");
+    else if (err)
+        log_error("%s: %s", path ? path : ".",
+                  err == -ENOENT ? "no session is mounted there" : strerror(-err));
+    return err;
+}
+
+int overview_status(int argc, char **argv)
+{
+    const char *path = NULL;
+    bool json = false, wrong = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0)
+            json = true;
+        else if (argv[i][0] == '-' || path)
+            wrong = true;
+        else
+            path = argv[i];
+    }
+    if (wrong) {
+        log_error("usage: acafs status [MOUNTPOINT] [--json]");
+        return EXIT_USAGE;
+    }
+    struct place place;
+    _cleanup_buf_ struct buf text = {0};
+    if (find(path, &place))
+        return EXIT_MOUNTPOINT;
+    int err = read_status(place.root, &text);
+    if (err)
+        log_error("%s: %s", place.root, strerror(-err));
+    place_free(&place);
+    if (err)
+        return err == -EACCES ? EXIT_DENIED : EXIT_OTHER;
+    _cleanup_json_ cJSON *status = json_parse(text.data, text.len);
+    if (json)
+        fputs(text.data, stdout);
+    else
+        print_status(status);
+    return fflush(stdout) ? EXIT_OTHER : EXIT_OK;
+}
+
+/* --- all mounts */
+
+/* getmntent(3) leaves some of the kernel's escapes as they are: '#' is \043. */
+static void decode(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from;) {
+        unsigned c;
+        if (*from == '\\' && sscanf(from + 1, "%3o", &c) == 1 &&
+            strspn(from + 1, "01234567") >= 3) {
+            *to++ = (char)c;
+            from += 4;
+        } else {
+            *to++ = *from++;
+        }
+    }
+    *to = '\0';
+}
+
+static void print_mount(const struct mntent *m)
+{
+    decode(m->mnt_dir);
+    decode(m->mnt_fsname);
+    _cleanup_buf_ struct buf text = {0};
+    int err = read_status(m->mnt_dir, &text);
+    _cleanup_json_ cJSON *status = err ? NULL : json_parse(text.data, text.len);
+    const char *away = json_string(status, "away");
+    int pending = cJSON_GetArraySize(json_array(status, "pending"));
+    print_text(m->mnt_dir);
+    putchar('\t');
+    print_text(m->mnt_fsname);
+    putchar('\t');
+    if (err)
+        print_text(err == -EACCES     ? "somebody else's"
+                   : err == -ENOTCONN ? "its daemon is gone: umount it"
+                                      : strerror(-err));
+    else if (away)
+        printf("away: %s", away);
+    else
+        fputs("ok", stdout);
+    if (pending)
+        printf(", %d to send", pending);
+    putchar('\n');
+}
+
+int overview_list(int argc, char **argv)
+{
+    if (argc != 1) {
+        log_error("usage: acafs list");
+        return EXIT_USAGE;
+    }
+    FILE *mounts = setmntent("/proc/self/mounts", "r");
+    if (!mounts) {
+        log_error("/proc/self/mounts: %s", strerror(errno));
+        return EXIT_OTHER;
+    }
+    const struct mntent *m;
+    while ((m = getmntent(mounts))) {
+        if (strcmp(m->mnt_type, "fuse.acafs") == 0)
+            print_mount(m);
+    }
+    endmntent(mounts);
+    return fflush(stdout) ? EXIT_OTHER : EXIT_OK;
+}

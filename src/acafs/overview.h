@@ -1,0 +1,9 @@
+/* `acafs status` and `acafs list`: what .acafs/status of mounts says, as people read it. */
+#ifndef ACAFS_ACAFS_OVERVIEW_H
+#define ACAFS_ACAFS_OVERVIEW_H
+
+/* Each takes its own argv and returns the exit code. */
+int overview_status(int argc, char **argv);
+int overview_list(int argc, char **argv);
+
+#endif
