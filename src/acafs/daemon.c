@@ -16,6 +16,7 @@
 #include "acafs/mount.h"
 #include "acafs/notify.h"
 #include "acafs/request.h"
+#include "acafs/service.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
@@ -42,6 +43,7 @@ struct daemon {
     struct session_call *connecting;
     struct waiter waiter; /* of the first listing, then of the drain */
     struct loop_timer drain_timer, progress_timer;
+    struct service *service; /* who started us wants to know; or NULL */
     bool mounted;
     struct fuse_buf request; /* where the kernel's requests are read to */
 };
@@ -247,6 +249,7 @@ static void serve(struct daemon *d)
     d->phase = SERVING;
     set_log_level(d, true);
     ready(d, EXIT_OK);
+    service_ready(d->service);
     detach_output(d);
     log_info("session %s mounted on %s", session_identifier(d->mount.client.session),
              d->mount.mountpoint);
@@ -333,6 +336,7 @@ void mount_shutdown(struct mount *m)
     if (d->phase == DRAINING)
         return;
     d->phase = DRAINING;
+    service_stopping(d->service, m->config->unmount_timeout_ms);
     loop_timer_set(&d->drain_timer, m->config->unmount_timeout_ms);
     if (isatty(STDERR_FILENO))
         loop_timer_set(&d->progress_timer, PROGRESS_MS);
@@ -371,6 +375,33 @@ static int watch_signals(struct daemon *d)
     return d->signal_watch ? 0 : -ENOMEM;
 }
 
+/* The line that `systemctl status` shows. */
+static void describe(void *arg, struct buf *out)
+{
+    const struct daemon *d = arg;
+    struct store_stats s;
+    store_get_stats(d->mount.store, &s);
+    buf_adds(out, d->phase == DRAINING ? "Ending" : "Mounted");
+    if (s.dirty_files)
+        buf_addf(out, ", %zu files (%llu bytes) not in the session yet", s.dirty_files,
+                 (unsigned long long)s.dirty_bytes);
+    else
+        buf_adds(out, ", every file is in the session");
+    if (s.away)
+        buf_addf(out, ", the pool does not answer: %s", strerror(-s.away));
+}
+
+/* Only a daemon in front is a service: one in the background is not the process that was started.
+ */
+static int set_up_service(struct daemon *d)
+{
+    if (!d->options->foreground)
+        return 0;
+    if (service_has_journal())
+        log_set_sink(LOG_SINK_JOURNAL);
+    return service_new(d->mount.loop, describe, d, &d->service);
+}
+
 static int set_up(struct daemon *d)
 {
     struct mount *m = &d->mount;
@@ -379,7 +410,8 @@ static int set_up(struct daemon *d)
         return err;
     loop_timer_init(&d->drain_timer, m->loop, drain_timed_out, d);
     loop_timer_init(&d->progress_timer, m->loop, show_progress, d);
-    if ((err = watch_signals(d)) || (err = new_client(m)) || (err = new_store(m)))
+    if ((err = set_up_service(d)) || (err = watch_signals(d)) || (err = new_client(m)) ||
+        (err = new_store(m)))
         return err;
     d->connecting = session_connect(m->client.session, connected, d);
     return d->connecting ? 0 : -ENOMEM;
@@ -392,6 +424,7 @@ static void tear_down(struct daemon *d)
         return;
     loop_timer_stop(&d->drain_timer);
     loop_timer_stop(&d->progress_timer);
+    service_free(d->service);
     if (m->store)
         requests_end(m, -ENOTCONN);
     if (m->fuse_fd)

@@ -16,7 +16,10 @@
 #include "util/buf.h"
 #include "util/cleanup.h"
 
-enum { BACKLOG = 128 };
+enum {
+    BACKLOG = 128,
+    FIRST_HANDED_OVER = 3, /* SD_LISTEN_FDS_START */
+};
 
 static int explain(char **why, int err, const char *what, const char *path)
 {
@@ -92,5 +95,87 @@ int listen_private(const char *path, int *fd, int *lock, char **why)
         err = lock_socket(path, lock, why);
     if (!err)
         err = bind_private(path, fd, why);
+    return err;
+}
+
+/* --- sockets that systemd made */
+
+static long variable(const char *name)
+{
+    const char *text = getenv(name);
+    char *end;
+    long value = text ? strtol(text, &end, 10) : 0;
+    return text && *text && !*end ? value : 0;
+}
+
+bool listen_is_handed_over(void)
+{
+    return variable("LISTEN_PID") == getpid() && variable("LISTEN_FDS") > 0;
+}
+
+static int refuse(char **why, int fd, const char *what)
+{
+    struct buf line = {0};
+    buf_addf(&line, "socket handed over as descriptor %d: %s", fd, what);
+    *why = buf_take(&line);
+    return -EINVAL;
+}
+
+static int take_local(int fd, const struct sockaddr_un *address, socklen_t len,
+                      struct handed_over *out, char **why)
+{
+    size_t path_len = len - offsetof(struct sockaddr_un, sun_path);
+    if (out->local >= 0)
+        return refuse(why, fd, "a second Unix socket");
+    if (len <= offsetof(struct sockaddr_un, sun_path) || address->sun_path[0] != '/')
+        return refuse(why, fd, "it has no path");
+    out->local = fd;
+    out->path = strndup(address->sun_path, path_len);
+    return out->path ? 0 : -ENOMEM;
+}
+
+static int take_tcp(int fd, const struct sockaddr_in *address, struct handed_over *out, char **why)
+{
+    if (out->tcp >= 0)
+        return refuse(why, fd, "a second port");
+    if (ntohl(address->sin_addr.s_addr) >> 24 != IN_LOOPBACKNET)
+        return refuse(why, fd, "not of the loopback interface: what goes over it is not encrypted");
+    out->tcp = fd;
+    out->port = ntohs(address->sin_port);
+    return 0;
+}
+
+static int take_one(int fd, struct handed_over *out, char **why)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_un local;
+        struct sockaddr_in tcp;
+    } address = {0};
+    socklen_t len = sizeof address, one = sizeof(int);
+    int listening = 0, type = 0;
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) || getsockname(fd, &address.any, &len) ||
+        getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &one) ||
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &one))
+        return refuse(why, fd, strerror(errno));
+    if (type != SOCK_STREAM || !listening)
+        return refuse(why, fd, "it takes no connections (Accept=yes, or not ListenStream=)");
+    if (address.any.sa_family == AF_UNIX)
+        return take_local(fd, &address.local, len, out, why);
+    if (address.any.sa_family == AF_INET)
+        return take_tcp(fd, &address.tcp, out, why);
+    return refuse(why, fd, "neither a Unix socket nor one of 127.0.0.1");
+}
+
+int listen_take_over(struct handed_over *out, char **why)
+{
+    long count = variable("LISTEN_FDS");
+    int err = 0;
+    *out = (struct handed_over){.local = -1, .tcp = -1};
+    for (int fd = FIRST_HANDED_OVER; fd < FIRST_HANDED_OVER + count && !err; fd++)
+        err = take_one(fd, out, why);
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
     return err;
 }

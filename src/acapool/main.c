@@ -109,13 +109,17 @@ static int get_token(struct program *p, char **why)
 
 /* --- life */
 
+static int start_tcp(struct program *p, int fd, char **why)
+{
+    int err = get_token(p, why);
+    return err ? err : server_start(p->pool, fd, p->token.data, &p->tcp);
+}
+
 static int serve_tcp(struct program *p, char **why)
 {
     int fd = -1;
-    int err = get_token(p, why);
-    if (!err)
-        err = listen_loopback(&p->options.port, &fd, why);
-    return err ? err : server_start(p->pool, fd, p->token.data, &p->tcp);
+    int err = listen_loopback(&p->options.port, &fd, why);
+    return err ? err : start_tcp(p, fd, why);
 }
 
 static int serve_local(struct program *p, char **why)
@@ -123,6 +127,23 @@ static int serve_local(struct program *p, char **why)
     int fd = -1;
     int err = listen_private(p->options.socket, &fd, &p->lock, why);
     return err ? err : server_start(p->pool, fd, NULL, &p->local);
+}
+
+/* What systemd made is served as if it had been asked for here. */
+static int serve_handed_over(struct program *p, char **why)
+{
+    struct options *o = &p->options;
+    struct handed_over sockets;
+    int err = listen_take_over(&sockets, why);
+    o->socket = sockets.path;
+    if (!err && sockets.local >= 0)
+        err = server_start(p->pool, sockets.local, NULL, &p->local);
+    if (!err && sockets.tcp >= 0) {
+        o->listen_host = "127.0.0.1";
+        o->port = sockets.port;
+        err = start_tcp(p, sockets.tcp, why);
+    }
+    return err;
 }
 
 /* Signals come through a descriptor; every thread that follows inherits the mask. */
@@ -154,6 +175,8 @@ static int set_up(struct program *p, char **why)
     int err = p->signals < 0 ? -errno : mainthread_init(&p->main);
     if (!err)
         err = pool_new(&p->options.pool, &p->main, &p->pool, why);
+    if (!err && p->options.handed_over)
+        return serve_handed_over(p, why);
     if (!err && p->options.socket)
         err = serve_local(p, why);
     if (!err && p->options.listen_host)
@@ -174,7 +197,7 @@ static void serve(struct program *p)
 
 static void tear_down(struct program *p)
 {
-    if (p->options.socket && p->local)
+    if (p->lock >= 0 && p->local)
         unlink(p->options.socket);
     if (p->local)
         server_quiesce(p->local);

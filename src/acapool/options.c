@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "acapool/listen.h"
 #include "local/local.h"
 #include "util/text.h"
 
@@ -19,6 +20,7 @@ static const char usage[] =
     "  --socket PATH              listen on a private Unix socket (the default, where `acafs "
     "local`\n"
     "                             looks for it)\n"
+    "  Neither with socket activation (systemd.socket(5)): the sockets handed over are served.\n"
     "  --token-file FILE          the token callers must bear; else a random one is printed\n"
     "  --cooldown S               seconds until an unused session ends (300)\n"
     "  --max-sessions N           sessions at a time (600)\n"
@@ -176,16 +178,20 @@ static const char *name_of(int option)
     return "?";
 }
 
-static bool settle(struct options *o, int *status)
+static bool settle(struct options *o)
 {
-    if (!o->listen_host && !o->socket)
-        o->socket = local_pool_socket();
+    o->handed_over = listen_is_handed_over();
     o->pool.sandbox.limits.disk = o->pool.disk;
-    if (o->token_file && !o->listen_host) {
-        log_error("--token-file is for --listen: a Unix socket needs no token");
-        *status = EX_USAGE;
+    if (o->handed_over && (o->listen_host || o->socket)) {
+        log_error("--listen and --socket can't be used with sockets that systemd hands over");
         return false;
     }
+    if (o->token_file && !o->listen_host && !o->handed_over) {
+        log_error("--token-file is for --listen: a Unix socket needs no token");
+        return false;
+    }
+    if (!o->handed_over && !o->listen_host && !o->socket)
+        o->socket = local_pool_socket();
     return true;
 }
 
@@ -221,7 +227,7 @@ bool options_parse(int argc, char **argv, struct options *out, int *status)
         log_error("unexpected argument %s", argv[optind]);
         return false;
     }
-    return settle(out, status);
+    return settle(out);
 }
 
 void options_free(struct options *o)

@@ -10,7 +10,8 @@
 struct options {
     const char *listen_host; /* NULL: no TCP */
     unsigned port;
-    char *socket; /* malloc'd; NULL: no Unix socket */
+    char *socket;     /* malloc'd; NULL: no Unix socket */
+    bool handed_over; /* systemd made the sockets: they take the place of those two */
     const char *token_file;
     bool daemon;
     int ready_fd; /* -1: none */
