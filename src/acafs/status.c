@@ -54,7 +54,8 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     add_time(status, "since", m->since);
     add_session(status, m);
     cJSON_AddItemToObject(status, "credential",
-                          m->client.credential ? credential_status(m->client.credential) : cJSON_CreateNull());
+                          m->client.credential ? credential_status(m->client.credential)
+                                               : cJSON_CreateNull());
     struct store_stats s;
     store_get_stats(m->store, &s);
     if (s.away)
@@ -91,6 +92,40 @@ static void metric(struct buf *out, const char *type, const char *name, const ch
              type, name, value);
 }
 
+static void add_meter_outcomes(struct buf *out, const struct http *http)
+{
+    buf_adds(out, "# HELP acafs_http_results_total Requests that are over, by kind and result.\n"
+                  "# TYPE acafs_http_results_total counter\n");
+    for (unsigned kind = 0; kind < HTTP_KINDS; kind++) {
+        const struct http_meter *m = http_get_meter(http, kind);
+        for (unsigned i = 0; i < HTTP_OUTCOMES; i++)
+            buf_addf(out, "acafs_http_results_total{kind=\"%s\",result=\"%s\"} %llu\n",
+                     http_kind_name(kind), http_outcome_name(i),
+                     (unsigned long long)m->outcomes[i]);
+    }
+}
+
+static void add_meter_times(struct buf *out, const struct http *http)
+{
+    static const char name[] = "acafs_http_duration_seconds";
+    buf_addf(out, "# HELP %s How long requests took, retries included.\n# TYPE %s histogram\n",
+             name, name);
+    for (unsigned kind = 0; kind < HTTP_KINDS; kind++) {
+        const struct http_meter *m = http_get_meter(http, kind);
+        const char *label = http_kind_name(kind);
+        unsigned long long count = 0;
+        for (unsigned i = 0; i < HTTP_BUCKETS; i++) {
+            count += m->buckets[i];
+            buf_addf(out, "%s_bucket{kind=\"%s\",le=\"%g\"} %llu\n", name, label,
+                     (double)http_bucket_bound(i) / 1000, count);
+        }
+        count += m->buckets[HTTP_BUCKETS];
+        buf_addf(out, "%s_bucket{kind=\"%s\",le=\"+Inf\"} %llu\n", name, label, count);
+        buf_addf(out, "%s_sum{kind=\"%s\"} %.3f\n%s_count{kind=\"%s\"} %llu\n", name, label,
+                 (double)m->milliseconds / 1000, name, label, count);
+    }
+}
+
 int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
 {
     struct store_stats s;
@@ -114,5 +149,10 @@ int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
     metric(out, "gauge", "pending_bytes", "Their size.", (double)s.dirty_bytes);
     metric(out, "gauge", "jobs_waiting", "Jobs queued or running.", jobs_waiting(jobs));
     metric(out, "gauge", "pool_away", "1 while the pool does not answer.", s.away ? 1 : 0);
+    if (m->client.credential && credential_expires(m->client.credential))
+        metric(out, "gauge", "token_expiry_seconds", "When the token held ends, in Unix time.",
+               (double)credential_expires(m->client.credential));
+    add_meter_outcomes(out, m->client.http);
+    add_meter_times(out, m->client.http);
     return 0;
 }

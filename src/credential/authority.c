@@ -120,6 +120,7 @@ static void *post(struct attempt *a, const char *name)
         return fail(a, -ENOMEM, "out of memory");
     static const char *const headers[] = {"Accept: application/json", NULL};
     const struct http_request request = {
+        .kind = HTTP_KIND_TOKEN,
         .method = "POST",
         .url = url.data,
         .headers = headers,

@@ -111,6 +111,7 @@ static bool ask(struct attempt *a)
     if (secret.len)
         headers[n++] = secret.data;
     const struct http_request request = {
+        .kind = HTTP_KIND_TOKEN,
         .method = a->service->method,
         .url = a->url.data,
         .headers = headers,

@@ -28,6 +28,7 @@ struct http_call {
     int attempts;
     bool sent_before; /* an attempt before this one may have been acted upon */
 
+    int64_t started_at;      /* clock_ms() */
     struct loop_timer later; /* the end of the backoff, or of the call */
     struct loop_timer deadline;
     struct loop_timer idle;
@@ -70,6 +71,7 @@ struct http {
     unsigned spare_count;
     CURLSH *share; /* TLS sessions */
     struct http_stats stats;
+    struct http_meter meters[HTTP_KINDS];
 };
 
 /* --- attempt.c */

@@ -230,6 +230,7 @@ static void finish(struct http_call *c)
         .call = c,
     };
     h->stats.errors += c->err || c->status >= 400;
+    http_meter_count(&h->meters[c->request.kind], c->err, c->status, clock_ms() - c->started_at);
     c->calling = true;
     c->request.done(c->request.arg, &result);
     c->calling = false;
@@ -510,6 +511,7 @@ struct http_call *http_start(struct http *h, const struct http_request *r)
         return NULL;
     }
     h->stats.requests++;
+    c->started_at = clock_ms();
     if (r->metadata ? http_metadata_check(r->url, &why)
                     : http_url_check(r->url, r->unix_socket, &why)) {
         call_say(c, "%s", why);
@@ -537,6 +539,11 @@ void http_get_stats(const struct http *h, struct http_stats *out)
     *out = h->stats;
     out->active = h->active_count;
     out->waiting = h->waiting_count;
+}
+
+const struct http_meter *http_get_meter(const struct http *h, enum http_kind kind)
+{
+    return &h->meters[kind];
 }
 
 static void set_options(struct http *h, const struct http_options *options)

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "http/meter.h"
 #include "loop/loop.h"
 #include "util/buf.h"
 
@@ -74,7 +75,8 @@ struct http_result {
 };
 
 struct http_request {
-    const char *method; /* a literal */
+    enum http_kind kind; /* what it is counted as */
+    const char *method;  /* a literal */
     const char *url;
     const char *unix_socket;           /* NULL: TCP */
     const char *const *headers;        /* "Name: value", NULL-terminated; may be NULL; copied */
@@ -138,5 +140,6 @@ struct http_stats {
     unsigned active, waiting;
 };
 void http_get_stats(const struct http *, struct http_stats *);
+const struct http_meter *http_get_meter(const struct http *, enum http_kind);
 
 #endif

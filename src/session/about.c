@@ -40,8 +40,10 @@ static void about_release(struct session_call *c)
 static void ask_about(struct session_call *c, const char *method, const char *what, step_fn *step)
 {
     const struct session *s = c->session;
-    struct http_request r = {
-        .method = method, .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    struct http_request r = {.kind = HTTP_KIND_SESSION,
+                             .method = method,
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = call_left(c)};
     wire_defaults(s, &r);
     call_send(c, &r, url_plain(s, what, s->shape.session ? NULL : "2025-10-02-preview"), step);
 }

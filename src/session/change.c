@@ -175,8 +175,10 @@ static void unlinked(struct session_call *c, const struct answer *a)
 static void delete_file(struct session_call *c)
 {
     struct ask_call *k = (struct ask_call *)c;
-    struct http_request r = {
-        .method = "DELETE", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    struct http_request r = {.kind = HTTP_KIND_DELETE,
+                             .method = "DELETE",
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = call_left(c)};
     wire_defaults(c->session, &r);
     call_send(c, &r, url_file(c->session, k->path, false), unlinked);
 }
@@ -210,8 +212,10 @@ static void unlink_begin(struct session_call *c)
         delete_file(c);
         return;
     }
-    struct http_request r = {
-        .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    struct http_request r = {.kind = HTTP_KIND_STAT,
+                             .method = "GET",
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = call_left(c)};
     wire_defaults(s, &r);
     call_send(c, &r, url_file(s, k->path, false), kind_told);
 }

@@ -125,8 +125,10 @@ static void ask(struct session *s)
         shape_of(s->version, &s->shape);
         s->envelope = s->shape.old;
     }
-    struct http_request r = {
-        .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = s->deadline_ms};
+    struct http_request r = {.kind = HTTP_KIND_LIST,
+                             .method = "GET",
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = s->deadline_ms};
     wire_defaults(s, &r);
     _cleanup_free_ char *url = url_list(s, NULL, false);
     r.url = url;

@@ -183,7 +183,8 @@ static void get_content(struct session_call *c, const char *path)
     const char *headers[] = {range, NULL};
     snprintf(range, sizeof range, "Range: bytes=%llu-", (unsigned long long)d->offset);
     d->asked_range = d->offset > 0 && c->session->ranges != 0;
-    struct http_request r = {.method = "GET",
+    struct http_request r = {.kind = HTTP_KIND_DOWNLOAD,
+                             .method = "GET",
                              .retry = HTTP_RETRY_SAFE,
                              .headers = d->asked_range ? headers : NULL,
                              .on_head = content_head,
@@ -307,8 +308,10 @@ static void download_begin(struct session_call *c)
         ask_piece(c);
     } else if (below && s->content == PATH_UNKNOWN) {
         d->unverified = true;
-        struct http_request r = {
-            .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+        struct http_request r = {.kind = HTTP_KIND_STAT,
+                                 .method = "GET",
+                                 .retry = HTTP_RETRY_SAFE,
+                                 .deadline_ms = call_left(c)};
         wire_defaults(s, &r);
         call_send(c, &r, url_file(s, path_base(d->path), false), top_known);
     } else {

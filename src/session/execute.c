@@ -49,6 +49,7 @@ struct http_call *execution_start(struct session *s, const struct session_code *
     if (code->operation_id)
         snprintf(id, sizeof id, "operation-id: %.128s", code->operation_id);
     struct http_request r = {
+        .kind = HTTP_KIND_EXECUTE,
         .method = "POST",
         .url = url,
         .headers = *id ? headers : NULL,
@@ -216,8 +217,10 @@ static void poll_begin(struct session_call *c)
         call_fail(c, -EOPNOTSUPP, "this API version can't look after executions");
         return;
     }
-    struct http_request r = {
-        .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    struct http_request r = {.kind = HTTP_KIND_EXECUTE,
+                             .method = "GET",
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = call_left(c)};
     wire_defaults(c->session, &r);
     call_send(c, &r, url_execution(c->session, x->operation_id), polled);
 }

@@ -225,7 +225,8 @@ static void looked(void *arg, const struct http_result *r)
 static void look(struct helper *h)
 {
     struct session *s = h->session;
-    struct http_request r = {.method = "GET",
+    struct http_request r = {.kind = HTTP_KIND_EXECUTE,
+                             .method = "GET",
                              .retry = HTTP_RETRY_SAFE,
                              .deadline_ms = s->deadline_ms,
                              .done = looked,

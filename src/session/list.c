@@ -178,8 +178,10 @@ static void page_came(struct session_call *c, const struct answer *a)
 static void ask_page(struct session_call *c)
 {
     struct list_call *l = (struct list_call *)c;
-    struct http_request r = {
-        .method = "GET", .retry = HTTP_RETRY_SAFE, .deadline_ms = call_left(c)};
+    struct http_request r = {.kind = HTTP_KIND_LIST,
+                             .method = "GET",
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = call_left(c)};
     wire_defaults(c->session, &r);
     call_send(c, &r, l->url ? strdup(l->url) : NULL, page_came);
 }

@@ -74,6 +74,7 @@ static void post(struct session_call *c, const char *directory, const char *name
 {
     struct upload_call *u = (struct upload_call *)c;
     struct http_request r = {
+        .kind = HTTP_KIND_UPLOAD,
         .method = "POST",
         .retry = HTTP_RETRY_SAFE,
         .body = HTTP_BODY_PART,
