@@ -5,6 +5,7 @@ a mount with ordinary tools run on a plain local directory instead: a check of t
 
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import uuid
@@ -170,7 +171,7 @@ def _finish_all(mounts):
         _mounts.remove(mount)
         try:
             mount.finish()
-        except AssertionError as trouble:
+        except (AssertionError, subprocess.TimeoutExpired) as trouble:
             troubles.append(str(trouble))
     assert not troubles, "\n".join(troubles)
 

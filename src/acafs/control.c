@@ -28,11 +28,13 @@ static const char *const job_names[] = {"", "code", "status", "stdout", "stderr"
 struct control {
     struct mount *mount;
     struct jobs *jobs;
+    struct handle *handles; /* open */
 };
 
 /* An open file of the control directory. */
 struct handle {
     struct waiter waiter; /* first: of the command under way */
+    struct handle *prev, *next;
     struct control *control;
     fuse_ino_t ino;
     bool write_only;
@@ -260,6 +262,15 @@ static void fill_text(struct handle *h)
 
 static void command_woken(struct waiter *);
 
+static void handle_free(struct handle *h)
+{
+    DL_DELETE(h->control->handles, h);
+    command_end(&h->command);
+    buf_free(&h->text);
+    buf_free(&h->line);
+    free(h);
+}
+
 void control_open(struct control *c, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct handle *h = exists(c, ino) && !is_dir(ino) ? calloc(1, sizeof *h) : NULL;
@@ -270,15 +281,14 @@ void control_open(struct control *c, fuse_req_t req, fuse_ino_t ino, struct fuse
     h->control = c;
     h->ino = ino;
     h->write_only = (fi->flags & O_ACCMODE) == O_WRONLY;
+    DL_APPEND(c->handles, h);
     waiter_init(&h->waiter, command_woken);
     fill_text(h);
     fi->fh = (uintptr_t)h;
     fi->direct_io = 1;
     fi->nonseekable = 0;
-    if (fuse_reply_open(req, fi)) {
-        buf_free(&h->text);
-        free(h);
-    }
+    if (fuse_reply_open(req, fi))
+        handle_free(h);
 }
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
@@ -449,11 +459,8 @@ void control_flush(struct control *c, fuse_req_t req, struct fuse_file_info *fi)
 void control_release(struct control *c, fuse_req_t req, struct fuse_file_info *fi)
 {
     struct handle *h = handle_of(fi);
-    command_end(&h->command);
     waitq_wake(store_wakeup(c->mount->store), &h->done, 0);
-    buf_free(&h->text);
-    buf_free(&h->line);
-    free(h);
+    handle_free(h);
     fuse_reply_err(req, 0);
 }
 
@@ -475,6 +482,8 @@ void control_free(struct control *c)
 {
     if (!c)
         return;
+    while (c->handles)
+        handle_free(c->handles);
     jobs_free(c->jobs);
     free(c);
 }

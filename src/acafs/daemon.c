@@ -28,10 +28,10 @@ enum {
 
 /* The life of the daemon:
  *
- *     CONNECTING ──answered──▶ SERVING ──signal, unmounted──▶ DRAINING ──▶ loop quits
- *          └──────────────── failed, signal ────────────────────────────────▶
+ *     CONNECTING ──answered──▶ SERVING ──signal, unmounted──▶ DRAINING ──▶ ENDING ──▶ loop quits
+ *          └──────────────── failed, signal ────────────────────────────────────────▶
  */
-enum phase { CONNECTING, SERVING, DRAINING };
+enum phase { CONNECTING, SERVING, DRAINING, ENDING };
 
 struct daemon {
     struct mount mount;
@@ -44,7 +44,7 @@ struct daemon {
     struct waiter waiter; /* of the first listing, then of the drain */
     struct loop_timer drain_timer, progress_timer;
     struct service *service; /* who started us wants to know; or NULL */
-    bool mounted;
+    int code;                /* ENDING: the exit code */
     struct fuse_buf request; /* where the kernel's requests are read to */
 };
 
@@ -135,7 +135,7 @@ static void fuse_ready(void *arg, short revents)
         fuse_session_process_buf(fuse, &d->request);
     }
     if (fuse_session_exited(fuse)) {
-        d->mounted = false; /* the kernel let go: umount(8), or fusermount3 -u */
+        /* The kernel let go: umount(8), or fusermount3 -u. */
         loop_fd_del(d->mount.fuse_fd);
         d->mount.fuse_fd = NULL;
         mount_shutdown(&d->mount);
@@ -189,7 +189,6 @@ static int mount_fuse(struct daemon *d)
         return err;
     if (fuse_session_mount(m->fuse, m->mountpoint))
         return -ENOTCONN; /* libfuse said why */
-    d->mounted = true;
     int fd = fuse_session_fd(m->fuse);
     if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
         return -errno;
@@ -295,12 +294,30 @@ static void list_left(void *arg, const struct store_pending *p)
                   p->err ? strerror(-p->err) : "no time left");
 }
 
+static void all_told(void *arg)
+{
+    struct daemon *d = arg;
+    loop_quit(d->mount.loop, d->code);
+}
+
+/* The helper thread may be telling the kernel of changes, and wait there for a directory that is
+ * locked by a caller who waits for us: until it is done all callers get their answer. */
 static void end_drain(struct daemon *d)
 {
+    struct mount *m = &d->mount;
     unsigned left = 0;
-    store_each_pending(d->mount.store, list_left, &left);
-    requests_end(&d->mount, -ENOTCONN);
-    loop_quit(d->mount.loop, left ? EXIT_OTHER : EXIT_OK);
+    if (d->phase == ENDING)
+        return;
+    d->phase = ENDING;
+    loop_timer_stop(&d->drain_timer);
+    loop_timer_stop(&d->progress_timer);
+    store_leave(m->store, &d->waiter);
+    store_each_pending(m->store, list_left, &left);
+    d->code = left ? EXIT_OTHER : EXIT_OK;
+    m->ending = true;
+    requests_end(m, -ENOTCONN);
+    if (notifier_barrier(m->notifier, all_told, d))
+        all_told(d);
 }
 
 static void drain_step(struct waiter *w)
@@ -333,7 +350,7 @@ void mount_shutdown(struct mount *m)
         loop_quit(m->loop, EXIT_OTHER);
         return;
     }
-    if (d->phase == DRAINING)
+    if (d->phase != SERVING)
         return;
     d->phase = DRAINING;
     service_stopping(d->service, m->config->unmount_timeout_ms);
@@ -429,8 +446,9 @@ static void tear_down(struct daemon *d)
         requests_end(m, -ENOTCONN);
     if (m->fuse_fd)
         loop_fd_del(m->fuse_fd);
-    if (m->fuse && d->mounted)
-        fuse_session_unmount(m->fuse);
+    if (m->fuse)
+        fuse_session_unmount(m->fuse); /* or only forgets the mount point, where it is gone */
+    mount_close_directories(m);
     control_free(m->control);
     if (m->store)
         store_leave(m->store, &d->waiter);

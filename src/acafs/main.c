@@ -39,11 +39,8 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"status", overview_status},
-    {"list", overview_list},
-    {"sync", tool_sync},
-    {"config", tool_config},
-    {"login-check", login_check},
+    {"status", overview_status}, {"list", overview_list},      {"sync", tool_sync},
+    {"config", tool_config},     {"login-check", login_check},
 };
 
 struct arguments {
@@ -144,8 +141,7 @@ static char *check_mountpoint(const char *path)
     if (!full || stat(full, &st)) {
         /* A mount whose daemon died still has its place in the table. */
         log_error("mount point %s: %s%s", path, strerror(errno),
-                  errno == ENOTCONN ? " (its daemon is gone: umount it first)"
-                                    : "");
+                  errno == ENOTCONN ? " (its daemon is gone: umount it first)" : "");
     } else if (is_mounted(full)) {
         log_error("mount point %s: a session is mounted there already", path);
     } else if (!S_ISDIR(st.st_mode)) {
@@ -186,6 +182,30 @@ static int check_endpoint(const struct config *config)
     return -1;
 }
 
+/* Mounts what the arguments name; the exit code. The config is the caller's to free. */
+static int mount_session(const struct arguments *a, struct config *config)
+{
+    int code = settings(a, config);
+    if (code)
+        return code;
+    _cleanup_free_ char *mountpoint = check_mountpoint(a->mountpoint);
+    if (!mountpoint)
+        return EXIT_MOUNTPOINT;
+    if (check_endpoint(config) || choose_session(config))
+        return EXIT_USAGE;
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    const struct daemon_options options = {
+        .config = config,
+        .source = a->source ? a->source : config->endpoint,
+        .mountpoint = mountpoint,
+        .foreground = a->foreground,
+        .debug = a->debug,
+    };
+    code = daemon_run(&options);
+    curl_global_cleanup();
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     log_init("acafs", LOG_LEVEL_INFO);
@@ -198,23 +218,7 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     struct config config = {0};
-    if ((code = settings(&a, &config)))
-        return code;
-    _cleanup_free_ char *mountpoint = check_mountpoint(a.mountpoint);
-    if (!mountpoint)
-        return EXIT_MOUNTPOINT;
-    if (check_endpoint(&config) || choose_session(&config))
-        return EXIT_USAGE;
-    curl_global_init(CURL_GLOBAL_DEFAULT);
-    const struct daemon_options options = {
-        .config = &config,
-        .source = a.source ? a.source : config.endpoint,
-        .mountpoint = mountpoint,
-        .foreground = a.foreground,
-        .debug = a.debug,
-    };
-    code = daemon_run(&options);
+    code = mount_session(&a, &config);
     config_free(&config);
-    curl_global_cleanup();
     return code;
 }

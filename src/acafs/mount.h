@@ -11,6 +11,7 @@
 #include "store/store.h"
 
 struct control;
+struct dir_handle;
 struct notifier;
 
 struct mount {
@@ -23,14 +24,18 @@ struct mount {
     struct notifier *notifier;
     struct fuse_session *fuse;
     struct loop_fd *fuse_fd;
-    struct request *requests; /* being waited for */
-    uid_t owner;              /* who mounted: owns .acafs */
+    struct request *requests;       /* being waited for */
+    struct dir_handle *directories; /* open */
+    bool ending;                    /* every request is refused */
+    uid_t owner;                    /* who mounted: owns .acafs */
     gid_t owner_group;
     time_t since;
 };
 
 /* The table for fuse_session_new(); userdata is the struct mount. */
 extern const struct fuse_lowlevel_ops mount_ops;
+/* Closes the directories that are still open when the kernel asks no more. */
+void mount_close_directories(struct mount *);
 
 /* Begins the orderly end: everything pending goes to the server within the unmount timeout, then
  * the loop ends. Harmless when called again. */

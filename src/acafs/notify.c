@@ -80,7 +80,8 @@ static void timer_fired(void *arg)
 
 static void add(struct notifier *n, uint64_t id, const char *name)
 {
-    struct notice *notice = n->mount->fuse ? calloc(1, sizeof *notice) : NULL;
+    bool wanted = n->mount->fuse && !n->mount->ending;
+    struct notice *notice = wanted ? calloc(1, sizeof *notice) : NULL;
     if (!notice || (name && !(notice->name = strdup(name)))) {
         free(notice);
         return;

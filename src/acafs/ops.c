@@ -10,6 +10,8 @@
 #include <sys/statvfs.h>
 #include <linux/fs.h>
 
+#include <utlist.h>
+
 #include "acafs/control.h"
 #include "acafs/request.h"
 #include "util/log.h"
@@ -227,6 +229,7 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 /* --- directories: an open one is a snapshot, so that names come once each */
 
 struct dir_handle {
+    struct dir_handle *prev, *next;
     struct inode **entries; /* pinned */
     size_t count;
     bool taken;
@@ -258,6 +261,13 @@ static int take_snapshot(struct mount *m, struct dir_handle *h, struct inode *di
     return 0;
 }
 
+static void close_directory(struct mount *m, struct dir_handle *h)
+{
+    DL_DELETE(m->directories, h);
+    drop_snapshot(m, h);
+    free(h);
+}
+
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     if (control_owns(ino)) {
@@ -270,18 +280,24 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         fuse_reply_err(req, ENOMEM);
         return;
     }
+    struct mount *m = mount_of(req);
+    DL_APPEND(m->directories, h);
     fi->fh = (uintptr_t)h;
     if (fuse_reply_open(req, fi))
-        free(h);
+        close_directory(m, h);
+}
+
+void mount_close_directories(struct mount *m)
+{
+    while (m->directories)
+        close_directory(m, m->directories);
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct dir_handle *h = (struct dir_handle *)(uintptr_t)fi->fh;
-    if (h) {
-        drop_snapshot(mount_of(req), h);
-        free(h);
-    }
+    if (h)
+        close_directory(mount_of(req), h);
     fuse_reply_err(req, 0);
 }
 

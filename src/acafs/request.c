@@ -87,9 +87,9 @@ static void woken(struct waiter *w)
 struct request *request_new(struct mount *m, fuse_req_t req, struct inode *inode,
                             int (*step)(struct request *))
 {
-    struct request *r = calloc(1, sizeof *r);
+    struct request *r = m->ending ? NULL : calloc(1, sizeof *r);
     if (!r) {
-        fuse_reply_err(req, ENOMEM);
+        fuse_reply_err(req, m->ending ? ENOTCONN : ENOMEM);
         return NULL;
     }
     waiter_init(&r->waiter, woken);

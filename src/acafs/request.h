@@ -34,7 +34,8 @@ struct request {
     void *handle; /* the control directory's */
 };
 
-/* Starts a request at an inode (may be NULL). NULL after answering ENOMEM. */
+/* Starts a request at an inode (may be NULL). NULL after answering: no memory, or the mount goes.
+ */
 struct request *request_new(struct mount *, fuse_req_t, struct inode *,
                             int (*step)(struct request *));
 /* Takes the first step. */

@@ -34,6 +34,7 @@ class Mount:
         if cache is not None:
             self.options.append(f"cache-dir={cache}")
         self.process = None
+        self.killed = False
 
     def __truediv__(self, name):
         return self.path / name
@@ -113,6 +114,7 @@ class Mount:
             self.process.kill()
             self.process.wait()
         self._free()
+        self.killed = True  # another may be mounted there by now
 
     def _free(self):
         # As root umount needs no help from libfuse; as a user fusermount3 it is.
@@ -129,11 +131,12 @@ class Mount:
         code = 0
         if self.running():
             try:
-                code = self.unmount()
-            except AssertionError:
+                code = self.unmount() if mounted(self.path) else self.process.wait(30)
+            except (AssertionError, subprocess.TimeoutExpired):
                 self.kill()
                 raise
-        self._free()
+        if not self.killed:
+            self._free()
         found = process.alarms(self.log)
         assert not found, f"in the log of acafs: {found}\n{self.said()}"
         assert code == 0, f"acafs ended with {code} after unmounting:\n{self.said()}"
