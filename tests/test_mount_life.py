@@ -348,3 +348,25 @@ def test_list_of_all_mounts(mounts):
     for mount in (one, other):
         source, state = rows[str(mount.path)]
         assert source == f"local#{mount.session}" and state == "ok"
+
+
+# --- what the log tells
+
+def test_usr1_tells_the_state(mount):
+    os.kill(mount.pid, signal.SIGUSR1)
+    wait_for(lambda: "state: jobs_waiting: 0" in mount.said(), 10, "the state in the log")
+    assert 'state: pool: "local"' in mount.said() and mount.session not in mount.said()
+
+
+def test_trace_holds_no_secret(mounts, proxy):
+    mount = mounts(proxy=proxy, start=False)
+    mount.path.mkdir()
+    command = mount.command() + ["-d"]
+    mount.process = process.start(command, mount.log, env=mount.env)
+    wait_for(lambda: mounted(mount.path), 20, "mounting")
+    (mount / "seen").write_text("x")
+    mount.sync()
+    wait_for(lambda: "files/seen" in mount.said() or "POST" in mount.said(), 10, "the trace")
+    said = mount.said()
+    assert "LOOKUP" in said and "HTTP 200" in said
+    assert mount.session not in said and mount.pool.token not in said

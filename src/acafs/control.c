@@ -237,6 +237,11 @@ static cJSON *run_status(const struct run *run)
     return json;
 }
 
+cJSON *control_status(const struct control *c)
+{
+    return status_json(c->mount, c->jobs);
+}
+
 static void fill_text(struct handle *h)
 {
     struct control *c = h->control;
@@ -244,7 +249,7 @@ static void fill_text(struct handle *h)
     uint64_t id = job_of(h->ino, &node);
     if (!id) {
         if (node == NODE_STATUS)
-            put_json(&h->text, status_json(c->mount, c->jobs));
+            put_json(&h->text, control_status(c));
         else if (node == NODE_METRICS)
             status_metrics(c->mount, c->jobs, &h->text);
         return;

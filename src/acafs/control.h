@@ -12,6 +12,9 @@
 struct control *control_new(struct mount *);
 void control_free(struct control *);
 
+/* A new JSON object: what .acafs/status says. */
+cJSON *control_status(const struct control *);
+
 /* Whether an inode number is one of the control directory's. */
 bool control_owns(fuse_ino_t);
 

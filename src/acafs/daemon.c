@@ -235,6 +235,8 @@ static void set_log_level(const struct daemon *d, bool serving)
 {
     enum log_level level = LOG_LEVEL_INFO;
     log_level_parse(d->mount.config->log_level, &level);
+    if (d->options->debug)
+        level = LOG_LEVEL_DEBUG;
     log_set_level(serving || level == LOG_LEVEL_DEBUG ? level : LOG_LEVEL_ERROR);
 }
 
@@ -250,8 +252,7 @@ static void serve(struct daemon *d)
     ready(d, EXIT_OK);
     service_ready(d->service);
     detach_output(d);
-    log_info("session %s mounted on %s", session_identifier(d->mount.client.session),
-             d->mount.mountpoint);
+    log_info("mounted on %s", d->mount.mountpoint);
 }
 
 /* The first listing also tells whether the pool lets us in. */
@@ -361,6 +362,18 @@ void mount_shutdown(struct mount *m)
     drain_step(&d->waiter);
 }
 
+/* What .acafs/status says, for when the mount can't be read; its session stays a secret. */
+static void log_state(const struct daemon *d)
+{
+    _cleanup_json_ cJSON *status = control_status(d->mount.control);
+    const cJSON *member;
+    cJSON_DeleteItemFromObjectCaseSensitive(status, "session");
+    cJSON_ArrayForEach (member, status) {
+        _cleanup_free_ char *text = cJSON_PrintUnformatted(member);
+        log_info("state: %s: %s", member->string, text ? text : "?");
+    }
+}
+
 static void signalled(void *arg, short revents)
 {
     struct daemon *d = arg;
@@ -369,6 +382,10 @@ static void signalled(void *arg, short revents)
         return;
     if (d->phase == DRAINING && info.ssi_signo == SIGINT) {
         end_drain(d); /* a second Ctrl-C: whoever waits has waited enough */
+        return;
+    }
+    if (info.ssi_signo == SIGUSR1) {
+        log_state(d);
         return;
     }
     log_info("%s: ending", strsignal((int)info.ssi_signo));
@@ -382,6 +399,7 @@ static int watch_signals(struct daemon *d)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     if (sigprocmask(SIG_BLOCK, &set, NULL))
         return -errno;
     signal(SIGPIPE, SIG_IGN);

@@ -215,6 +215,19 @@ void http_cancel(struct http_call *c)
     admit(c->http);
 }
 
+/* One line a call: without the query, which names the session, and without what a secret one asks.
+ */
+static void trace(const struct http_call *c, int64_t milliseconds)
+{
+    char peer[256];
+    const char *url = c->request.url, *path = strstr(url, "://");
+    path = path ? strchrnul(path + 3, '/') : "";
+    call_peer(c, peer, sizeof peer);
+    log_debug("%s %s%.*s: HTTP %d%s%s, %lld ms, %d attempts", c->request.method, peer,
+              (int)strcspn(path, "?"), path, c->err ? 0 : c->status, c->err ? ", " : "",
+              c->err ? c->why : "", (long long)milliseconds, c->attempts);
+}
+
 static void finish(struct http_call *c)
 {
     struct http *h = c->http;
@@ -230,7 +243,10 @@ static void finish(struct http_call *c)
         .call = c,
     };
     h->stats.errors += c->err || c->status >= 400;
-    http_meter_count(&h->meters[c->request.kind], c->err, c->status, clock_ms() - c->started_at);
+    int64_t took = clock_ms() - c->started_at;
+    http_meter_count(&h->meters[c->request.kind], c->err, c->status, took);
+    if (log_enabled(LOG_LEVEL_DEBUG))
+        trace(c, took);
     c->calling = true;
     c->request.done(c->request.arg, &result);
     c->calling = false;
