@@ -1,4 +1,5 @@
-/* What the parts of the store share: refresh.c (listings), file.c (content), change.c (names). */
+/* What the parts of the store share: refresh.c (listings), content.c, fetch.c, send.c and write.c
+ * (content), change.c (names). */
 #ifndef ACAFS_STORE_INTERNAL_H
 #define ACAFS_STORE_INTERNAL_H
 
@@ -84,10 +85,10 @@ struct store {
     bool no_tree;                /* this pool can't list recursively */
     bool hidden_patience_over;   /* plain directories wait no longer for `hidden` */
     struct loop_timer patience;
-    int64_t stale_ms; /* listings asked before this are no news */
+    int64_t stale_ms;   /* listings asked before this are no news */
     int64_t strange_ms; /* when a listing was asked that showed names come or gone by others' doing:
                            `hidden` may have changed as well */
-    uint32_t epoch;   /* numbers listings for inode.seen */
+    uint32_t epoch;     /* numbers listings for inode.seen */
     size_t hidden_names;
     int away; /* -errno while the pool does not answer */
     int64_t away_until;
@@ -122,15 +123,34 @@ void store_dir_free(struct dir *);
 /* Remembers that a name was taken away here. */
 void store_bury(struct store *, const struct inode *dir, const char *name);
 
-/* file.c */
+/* content.c: the place of content on disk, and the room it takes */
 int store_files_init(struct store *, char **why);
 void store_files_free(struct store *);
+/* The inode's file, made where it has none. NULL when out of memory. */
+struct file *file_get(struct store *, struct inode *);
 void store_file_free(struct file *);
+/* Moves it to the end of what is evicted first. */
+void file_used(struct file *);
+/* Gives it an empty place on disk: 0, -ENOSPC, -errno. */
+int file_new_content(struct file *);
+/* Room for it to reach `end` bytes: 0 or -ENOSPC. */
+int file_reserve(struct file *, uint64_t end);
+/* Tells the bytes it takes, when it shrank or is whole. */
+void file_account(struct file *, uint64_t bytes);
+/* Back to ABSENT; a download ends. */
+void file_drop(struct file *);
+bool store_file_dirty(const struct inode *);
+
+/* fetch.c: content from the server */
+/* Whole, but of another version than the server's. */
+bool file_outdated(const struct file *);
+/* Fetches all of it: before it is changed, or its name goes while it is open. */
+int store_file_whole(struct store *, struct waiter *, struct inode *);
 /* The server's copy is another than `version` was: clean content is dropped. */
 void store_file_outdated(struct store *, struct inode *);
-/* Fetches all of it: before its name goes while it is open. */
-int store_file_whole(struct store *, struct waiter *, struct inode *);
-bool store_file_dirty(const struct inode *);
+
+/* send.c: content to the server */
+void file_send(struct file *);
 /* Waits until nothing at or below the inode is being uploaded. */
 int store_uploads_below(struct store *, struct waiter *, struct inode *);
 /* The name is gone for good: nothing of it is sent any more. */

@@ -1,0 +1,133 @@
+/* Open files and changes of their content. See enum file_state. */
+#include "store/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int store_open(struct store *s, struct inode *inode, bool trunc, bool *keep)
+{
+    struct file *f = file_get(s, inode);
+    if (!f)
+        return -ENOMEM;
+    bool outdated = file_outdated(f);
+    *keep = !outdated && (f->state == FILE_WHOLE || f->state == FILE_DIRTY);
+    if (*keep)
+        s->cache_hits++;
+    if (trunc) {
+        struct waiter none = {0};
+        int err = store_truncate(s, &none, inode, 0);
+        if (err)
+            return err;
+    }
+    file_used(f);
+    f->opens++;
+    inode_pin(inode);
+    return 0;
+}
+
+void store_close(struct store *s, struct inode *inode)
+{
+    struct file *f = inode->file;
+    if (--f->opens == 0 && f->state == FILE_DIRTY && inode->parent && !f->upload)
+        file_send(f); /* a close that never flushed: the kernel's own, at the end of a mapping */
+    if (!f->opens && file_outdated(f))
+        file_drop(f);
+    inode_unpin(&s->inodes, inode);
+}
+
+int store_create(struct store *s, struct waiter *w, struct inode *dir, const char *name,
+                 mode_t mode, struct inode **out)
+{
+    int err = store_name_check(dir, name);
+    if (!err)
+        err = store_fresh(s, w, dir);
+    if (err)
+        return err;
+    struct inode *inode = inode_child(dir, name);
+    if (inode)
+        return -EEXIST;
+    inode = inode_add(&s->inodes, dir, name, S_IFREG | (mode & 07777));
+    if (!inode)
+        return -ENOMEM;
+    inode->own_mode = true;
+    clock_gettime(CLOCK_REALTIME, &inode->mtime);
+    inode->atime = inode->ctime = inode->mtime;
+    dir->mtime = dir->ctime = inode->mtime;
+    inode_touch(&s->inodes, inode);
+    struct file *f = file_get(s, inode);
+    err = f ? file_new_content(f) : -ENOMEM;
+    if (err) {
+        inode_remove(&s->inodes, inode);
+        return err;
+    }
+    f->state = FILE_DIRTY;
+    f->written = 1;
+    f->opens = 1;
+    inode_pin(inode);
+    *out = inode;
+    return 0;
+}
+
+static void content_changed(struct file *f)
+{
+    struct store *s = f->store;
+    struct inode *inode = f->inode;
+    f->written++;
+    f->error = 0;
+    f->state = FILE_DIRTY;
+    clock_gettime(CLOCK_REALTIME, &inode->mtime);
+    inode->ctime = inode->mtime;
+    inode_touch(&s->inodes, inode);
+    if (f->upload) {
+        /* What is being sent is old: those who wait for it get the new. */
+        session_cancel(f->upload);
+        f->upload = NULL;
+        s->uploading--;
+        inode->on_server = true; /* the upload may have got there */
+        waitq_wake(&s->wakeup, &f->flushing, 0);
+        waitq_wake(&s->wakeup, &s->idle, 0);
+        waitq_wake(&s->wakeup, &s->changed, 0);
+    }
+}
+
+int store_write(struct store *s, struct waiter *w, struct inode *inode, uint64_t offset,
+                const void *data, size_t len)
+{
+    int err = store_file_whole(s, w, inode);
+    if (err)
+        return err;
+    struct file *f = inode->file;
+    if ((err = file_reserve(f, offset + len)))
+        return err;
+    content_changed(f);
+    ssize_t n = pwrite(f->fd, data, len, (off_t)offset);
+    if (n > 0 && offset + (uint64_t)n > (uint64_t)inode->size)
+        inode->size = (int64_t)(offset + (uint64_t)n);
+    if (n != (ssize_t)len)
+        return n < 0 ? -errno : -ENOSPC;
+    return 0;
+}
+
+int store_truncate(struct store *s, struct waiter *w, struct inode *inode, uint64_t size)
+{
+    struct file *f = file_get(s, inode);
+    if (!f)
+        return -ENOMEM;
+    int err;
+    if (size > 0 || f->state == FILE_DIRTY) {
+        if ((err = store_file_whole(s, w, inode)) || (err = file_reserve(f, size)))
+            return err;
+        if (ftruncate(f->fd, (off_t)size))
+            return -errno;
+    } else {
+        waiter_take_error(w);
+        if ((err = file_new_content(f)))
+            return err;
+        waitq_wake(&s->wakeup, &f->waiting, 0);
+    }
+    content_changed(f);
+    inode->size = (int64_t)size;
+    file_account(f, size);
+    return 0;
+}
