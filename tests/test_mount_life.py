@@ -164,6 +164,37 @@ def test_mount_8_and_umount_8(daemon, pool, session, tmp_path):
     assert pool.read(session, "a") == b"x\n"
 
 
+_MOUNT_HELPER = """set -e
+cp /usr/sbin/mount.fuse3 "$1"
+mount --bind "$1" /usr/sbin
+mount --bind "$1" /usr/local/sbin
+trap 'umount -lq "$2" || true' EXIT
+mount -t acafs "local#$3" "$2" -o noatime,attr-timeout=3
+findmnt -n -o FSTYPE "$2"
+echo x > "$2/a"
+mount -o remount,ro "$2"
+findmnt -n -o OPTIONS "$2" | grep -q '^ro,nosuid,nodev'
+if (echo y > "$2/a") 2> /dev/null; then exit 3; fi
+mount -o remount,rw "$2"
+echo z > "$2/a"
+umount "$2"
+mount -f -t acafs "local#$3" "$2"
+! findmnt -n "$2"
+"""
+
+
+@as_root
+def test_mount_helper_and_remount(daemon, pool, session, tmp_path):
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for name in ("mount.acafs", "mount.fuse.acafs", "acafs"):
+        (binaries / name).symlink_to(process.ACAFS)
+    process.run(["unshare", "--mount", "sh", "-c", _MOUNT_HELPER, "sh", binaries, daemon.point, session],
+                env=daemon.env)
+    wait_for(lambda: not daemon.pids(), 20)
+    assert pool.read(session, "a") == b"z\n"
+
+
 def test_it_shows_in_the_mount_table(mount):
     line, = [line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {mount} " in line]
     assert line.split()[2] == "fuse.acafs"

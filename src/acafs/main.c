@@ -11,6 +11,7 @@
 #include <curl/curl.h>
 
 #include "acafs/daemon.h"
+#include "acafs/helper.h"
 #include "acafs/login_check.h"
 #include "acafs/overview.h"
 #include "acafs/tools.h"
@@ -47,7 +48,8 @@ struct arguments {
     char *source, *mountpoint;
     char *options[64];
     unsigned option_count;
-    bool foreground, debug;
+    bool helper; /* mount(8) calls: its flags have other meanings */
+    bool foreground, debug, fake;
 };
 
 static int usage_error(const char *what, const char *which)
@@ -63,7 +65,7 @@ static int parse(int argc, char **argv, struct arguments *a)
         {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
     int c;
     opterr = 0;
-    while ((c = getopt_long(argc, argv, "o:fdhVsvn", longs, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "o:fdhVsvnt:N:", longs, NULL)) != -1) {
         switch (c) {
         case 'o':
             if (a->option_count == sizeof a->options / sizeof *a->options)
@@ -75,9 +77,11 @@ static int parse(int argc, char **argv, struct arguments *a)
             a->foreground = true;
             break;
         case 'f':
-            a->foreground = true;
+            *(a->helper ? &a->fake : &a->foreground) = true;
             break;
-        case 's': /* mount(8) hands these on: sloppy, verbose, no mtab */
+        case 's': /* mount(8) hands these on: sloppy, verbose, no mtab, its type and namespace */
+        case 't':
+        case 'N':
         case 'v':
         case 'n':
             break;
@@ -213,10 +217,14 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], subcommands[i].name) == 0)
             return subcommands[i].run(argc - 1, argv + 1);
     }
-    struct arguments a = {0};
+    struct arguments a = {.helper = helper_is(argv[0])};
     int code = parse(argc, argv, &a);
-    if (code >= 0)
-        return code;
+    if (code >= 0 || a.fake)
+        return code >= 0 ? code : EXIT_OK;
+    if (helper_has(a.options, a.option_count, "remount"))
+        return helper_remount(a.mountpoint, a.options, a.option_count);
+    if (a.helper && a.source && helper_has(a.options, a.option_count, "setuid="))
+        return helper_as_user(a.source, a.mountpoint, a.options, a.option_count);
     struct config config = {0};
     code = mount_session(&a, &config);
     config_free(&config);
