@@ -105,6 +105,19 @@ def test_it_goes_to_the_background(daemon, pool, session):
     assert pool.read(session, "a") == b"x"
 
 
+def test_the_background_daemon_leaves_its_group_when_it_has_mounted(daemon, proxy, tcp_pool, session):
+    """An automount lets nobody near the mount point but the process group that is to mount there."""
+    proxy.freeze()
+    starter = process.start([process.ACAFS, f"{proxy.url}#{session}", daemon.point], daemon.point.parent / "log",
+                            env={**daemon.env, "ACAFS_TOKEN": tcp_pool.token})
+    pids = wait_for(lambda: len(daemon.pids()) == 2 and daemon.pids(), 20, "the daemon connecting")
+    assert {os.getpgid(pid) for pid in pids} == {os.getpgid(0)}
+    proxy.thaw()
+    assert starter.wait(20) == 0 and mounted(daemon.point)
+    pid, = daemon.pids()
+    assert os.getsid(pid) == pid != os.getsid(0)
+
+
 def test_the_background_daemon_holds_nothing_of_its_starter(daemon, session):
     """A pipe that reads acafs's output ends when acafs returns: nothing keeps it open."""
     out = process.run(f"{process.ACAFS} local#{session} {daemon.point} 2>&1 | cat", env=daemon.env, timeout=30)

@@ -209,6 +209,14 @@ static void ready(struct daemon *d, int code)
     d->ready_fd = -1;
 }
 
+/* Not before it has mounted: an automount lets only the process group near the mount point that
+ * was started to mount there, and has all others wait for it. */
+static void leave_group(const struct daemon *d)
+{
+    if (!d->options->foreground)
+        setsid();
+}
+
 static void detach_output(const struct daemon *d)
 {
     if (d->options->foreground)
@@ -249,6 +257,7 @@ static void serve(struct daemon *d)
     }
     d->phase = SERVING;
     set_log_level(d, true);
+    leave_group(d);
     ready(d, EXIT_OK);
     service_ready(d->service);
     detach_output(d);
@@ -528,7 +537,6 @@ int daemon_run(const struct daemon_options *options)
     }
     if (child == 0) {
         close(ends[0]);
-        setsid();
         if (chdir("/"))
             log_debug("chdir /: %s", strerror(errno));
         exit(run(options, ends[1]));
