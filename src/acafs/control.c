@@ -15,7 +15,7 @@
 #include "util/cleanup.h"
 #include "util/log.h"
 
-enum { LINE_LIMIT = 16 << 20 };
+enum { LINE_LIMIT = 16 << 20, GOODBYE_MS = 2000 };
 
 /* Inode numbers: all have this bit. Fixed ones, then 16 for each job: its directory first. */
 static const fuse_ino_t CONTROL_BIT = (fuse_ino_t)1 << 62;
@@ -28,7 +28,10 @@ static const char *const job_names[] = {"", "code", "status", "stdout", "stderr"
 struct control {
     struct mount *mount;
     struct jobs *jobs;
-    struct handle *handles; /* open */
+    struct handle *handles;    /* open */
+    struct waitq closed;       /* woken when the last one goes, */
+    struct loop_timer goodbye; /* or after a moment */
+    bool goodbye_due;
 };
 
 /* An open file of the control directory. */
@@ -466,7 +469,29 @@ void control_release(struct control *c, fuse_req_t req, struct fuse_file_info *f
     struct handle *h = handle_of(fi);
     waitq_wake(store_wakeup(c->mount->store), &h->done, 0);
     handle_free(h);
+    if (!c->handles)
+        waitq_wake(store_wakeup(c->mount->store), &c->closed, 0);
     fuse_reply_err(req, 0);
+}
+
+static void waited_enough(void *arg)
+{
+    struct control *c = arg;
+    c->goodbye_due = false;
+    waitq_wake(store_wakeup(c->mount->store), &c->closed, 0);
+}
+
+int control_drain(struct control *c, struct waiter *w)
+{
+    if (jobs_waiting(c->jobs))
+        c->goodbye_due = true; /* who follows them is to hear of their end */
+    int err = jobs_drain(c->jobs, w);
+    if (err || !c->goodbye_due || !c->handles)
+        return err;
+    if (!loop_timer_is_set(&c->goodbye))
+        loop_timer_set(&c->goodbye, GOODBYE_MS);
+    waitq_park(&c->closed, w);
+    return STORE_WAIT;
 }
 
 struct control *control_new(struct mount *m)
@@ -475,6 +500,7 @@ struct control *control_new(struct mount *m)
     if (!c)
         return NULL;
     c->mount = m;
+    loop_timer_init(&c->goodbye, m->loop, waited_enough, c);
     c->jobs = jobs_new(m);
     if (!c->jobs) {
         free(c);
@@ -489,6 +515,7 @@ void control_free(struct control *c)
         return;
     while (c->handles)
         handle_free(c->handles);
+    loop_timer_stop(&c->goodbye);
     jobs_free(c->jobs);
     free(c);
 }

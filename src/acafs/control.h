@@ -11,6 +11,8 @@
 
 struct control *control_new(struct mount *);
 void control_free(struct control *);
+/* As jobs_drain(). */
+int control_drain(struct control *, struct waiter *);
 
 /* A new JSON object: what .acafs/status says. */
 cJSON *control_status(const struct control *);

@@ -333,7 +333,9 @@ static void end_drain(struct daemon *d)
 static void drain_step(struct waiter *w)
 {
     struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
-    int err = store_sync(d->mount.store, w);
+    int err = control_drain(d->mount.control, w);
+    if (err != STORE_WAIT)
+        err = store_sync(d->mount.store, w);
     if (err != STORE_WAIT)
         end_drain(d);
 }

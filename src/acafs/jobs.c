@@ -22,6 +22,8 @@ struct jobs {
     struct run *current;
     struct loop_timer next;
     uint64_t last_id;
+    bool ending;
+    struct waitq drained; /* for the end of the current run */
 };
 
 static void proceed(struct run *);
@@ -86,8 +88,10 @@ static void over(struct run *run)
     struct jobs *jobs = run->jobs;
     run->state = RUN_OVER;
     waitq_wake(store_wakeup(jobs->mount->store), &run->changed, 0);
-    if (jobs->current == run)
+    if (jobs->current == run) {
         jobs->current = NULL;
+        waitq_wake(store_wakeup(jobs->mount->store), &jobs->drained, 0);
+    }
     loop_timer_set(&jobs->next, 0);
 }
 
@@ -250,6 +254,22 @@ void jobs_cancel(struct run *run)
     }
 }
 
+int jobs_drain(struct jobs *jobs, struct waiter *w)
+{
+    struct run *run;
+    if (!jobs->ending) {
+        jobs->ending = true;
+        DL_FOREACH (jobs->runs, run) {
+            if (run->state != RUN_OVER)
+                jobs_cancel(run);
+        }
+    }
+    if (!jobs->current)
+        return 0;
+    waitq_park(&jobs->drained, w);
+    return STORE_WAIT;
+}
+
 /* --- taking them in */
 
 /* A path below the mount's root, without "." and ".." parts. */
@@ -320,6 +340,9 @@ static const char *take_spec(struct run *run, const cJSON *request)
 
 struct run *jobs_submit(struct jobs *jobs, const cJSON *request, const char **why)
 {
+    *why = "the mount is about to end";
+    if (jobs->ending)
+        return NULL;
     struct run *run = calloc(1, sizeof *run);
     *why = "out of memory";
     if (!run)

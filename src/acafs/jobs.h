@@ -40,14 +40,16 @@ struct run {
 struct jobs *jobs_new(struct mount *);
 void jobs_free(struct jobs *);
 
-/* Takes {"path"|"code", "args", "in_kernel", "plain", "timeout", "outputs", "code_name"}, the members
- * of struct job_spec (timeout in seconds; outputs false: none beside the script): the new run, or
- * NULL with *why (a literal). */
+/* Takes {"path"|"code", "args", "in_kernel", "plain", "timeout", "outputs", "code_name"}, the
+ * members of struct job_spec (timeout in seconds; outputs false: none beside the script): the new
+ * run, or NULL with *why (a literal). */
 struct run *jobs_submit(struct jobs *, const cJSON *request, const char **why);
 struct run *jobs_find(struct jobs *, uint64_t id);
 /* The oldest kept run with an id above this one, or NULL: for listing. */
 struct run *jobs_next(struct jobs *, uint64_t id);
 void jobs_cancel(struct run *);
+/* Takes no more, and ends what there is: STORE_WAIT until all are over, else 0. */
+int jobs_drain(struct jobs *, struct waiter *);
 unsigned jobs_waiting(const struct jobs *);
 const char *run_state_name(const struct run *);
 
