@@ -37,6 +37,8 @@ class Run:
         self.images = []  # (file in the folder, extension)
         self.shown = []  # figures that are among them
         self.notes = []
+        # A function: pyplot hangs attributes on it.
+        self.show = lambda *_, **__: self.show_figures()
 
     def prepare(self):
         """argv, the working directory and the place of its modules, as they are for a script."""
@@ -58,7 +60,7 @@ class Run:
         """Whether this is a copy of the script's process that came to the end of the script too."""
         return os.getpid() != self.pid
 
-    def show(self, *_, **__):
+    def show_figures(self):
         """pyplot.show(): keeps all open figures and closes them, as closing their windows would."""
         self.take_figures()
         sys.modules["matplotlib.pyplot"].close("all")
