@@ -48,8 +48,26 @@ static bool take_image(struct job *j, const struct execution *x)
     return true;
 }
 
+/* What the process of a script would end with where this line is the last of the traceback. A
+ * kernel takes SystemExit for a failure like any other. */
+static int exit_code(const char *said)
+{
+    static const char name[] = "SystemExit";
+    char *end;
+    if (!said || strncmp(said, name, strlen(name)) != 0)
+        return 1;
+    said += strlen(name);
+    if (!*said || strcmp(said, ": None") == 0)
+        return 0;
+    if (strncmp(said, ": ", 2) != 0)
+        return 1;
+    long code = strtol(said + 2, &end, 10);
+    return end == said + 2 || *end ? 1 : (int)(code & 0xff);
+}
+
 static void end_as(struct job *j, const struct execution *x)
 {
+    int code;
     char *said = x->message ? strdup(x->message) : job_last_line(x->err);
     switch (x->state) {
     case EXECUTION_SUCCEEDED:
@@ -59,7 +77,8 @@ static void end_as(struct job *j, const struct execution *x)
                     : NULL);
         break;
     case EXECUTION_FAILED:
-        job_end(j, JOB_FAILED, 1, said);
+        code = exit_code(said);
+        job_end(j, code ? JOB_FAILED : JOB_SUCCEEDED, code, code ? said : NULL);
         break;
     case EXECUTION_CANCELED:
         job_end(j, JOB_CANCELED, 130, "Canceled");
