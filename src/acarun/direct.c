@@ -33,9 +33,10 @@ struct direct {
     struct loop_timer begin;
     struct session_call *call; /* the upload, or the deletion */
     struct job *job;
-    char *name; /* of the script in the session */
-    int script; /* descriptor, or -1 */
-    bool own_session, used;
+    char *name;       /* of the script in the session */
+    int script;       /* descriptor, or -1 */
+    bool own_session; /* to be deleted afterwards, once there is one: */
+    enum { SESSION_NONE, SESSION_UNCLEAR, SESSION_THERE } made;
     bool canceled;
     int code; /* -1: the report tells */
 };
@@ -95,7 +96,7 @@ static void deleted(void *arg, const struct session_error *e)
 {
     struct direct *d = arg;
     d->call = NULL;
-    if (e->err && e->err != -ENOENT)
+    if (e->err && e->err != -ENOENT && d->made == SESSION_THERE)
         log_warning("session %s stays until it expires: %s", d->config.session,
                     e->message ? e->message : strerror(-e->err));
     loop_quit(d->loop, 0);
@@ -105,7 +106,7 @@ static void deleted(void *arg, const struct session_error *e)
 static void over(struct direct *d, int code)
 {
     d->code = code;
-    if (d->own_session && d->used)
+    if (d->own_session && d->made != SESSION_NONE)
         d->call = session_delete(d->client.session, deleted, d);
     if (!d->call)
         loop_quit(d->loop, 0);
@@ -114,6 +115,8 @@ static void over(struct direct *d, int code)
 static void failed(struct direct *d, const char *what, const struct session_error *e)
 {
     _cleanup_buf_ struct buf text = {0};
+    if (d->made == SESSION_NONE && (e->err == -EIO || e->err == -ETIMEDOUT))
+        d->made = SESSION_UNCLEAR;
     client_explain(&text, e);
     log_error("%s: %s", what, text.data ? text.data : strerror(-e->err));
     over(d, exit_of_error(e->err));
@@ -121,14 +124,37 @@ static void failed(struct direct *d, const char *what, const struct session_erro
 
 /* --- the run */
 
+/* Until there is a session only what ends the run is told, in one line. */
+static void set_log_level(const struct direct *d, bool begun)
+{
+    enum log_level level = LOG_LEVEL_INFO;
+    log_level_parse(d->config.log_level, &level);
+    if (level != LOG_LEVEL_DEBUG && (!begun || d->task->options->quiet))
+        level = LOG_LEVEL_ERROR;
+    log_set_level(level);
+}
+
+static void begun(struct direct *d)
+{
+    if (d->made != SESSION_THERE)
+        set_log_level(d, true);
+    d->made = SESSION_THERE;
+}
+
+static void cancel(struct direct *d)
+{
+    d->canceled = true;
+    output_hurry(d->task->output);
+    job_cancel(d->job);
+}
+
 static void put_out(void *arg, int stream, const void *data, size_t len)
 {
     struct direct *d = arg;
+    begun(d);
     output_write(d->task->output, stream, data, len);
-    if (output_no_reader(d->task->output) && !d->canceled) {
-        d->canceled = true;
-        job_cancel(d->job);
-    }
+    if (output_no_reader(d->task->output) && !d->canceled)
+        cancel(d);
 }
 
 static int take_images(struct task *t, const struct job_result *result)
@@ -159,6 +185,7 @@ static void done(void *arg, const struct job_result *result)
         failed(d, d->config.endpoint, &result->error);
         return;
     }
+    begun(d);
     snprintf(r->state, sizeof r->state, "%s", states[result->state]);
     r->exit_code = result->exit_code;
     r->milliseconds = result->milliseconds;
@@ -185,7 +212,6 @@ static void start(struct direct *d)
         .timeout_ms = o->timeout_ms,
     };
     const struct job_events events = {.output = put_out, .done = done, .arg = d};
-    d->used = true;
     d->job = job_start(d->loop, d->client.session, &spec, &events);
     if (!d->job)
         failed(d, "job", &(struct session_error){.err = -ENOMEM});
@@ -195,10 +221,12 @@ static void uploaded(void *arg, const struct session_error *e, const struct entr
 {
     struct direct *d = arg;
     d->call = NULL;
-    if (e->err)
+    if (e->err) {
         failed(d, d->config.endpoint, e);
-    else
-        start(d);
+        return;
+    }
+    begun(d);
+    start(d);
 }
 
 static void begin(void *arg)
@@ -214,7 +242,6 @@ static void begin(void *arg)
         failed(d, d->name, &(struct session_error){.err = -errno});
         return;
     }
-    d->used = true;
     d->call =
         session_upload(d->client.session, d->name, d->script, (uint64_t)st.st_size, uploaded, d);
     if (!d->call)
@@ -227,8 +254,10 @@ static void signalled(void *arg, short revents)
     if (!signals_take(d->task->signal_fd))
         return;
     if (d->job && !d->canceled) {
-        job_cancel(d->job);
+        cancel(d);
     } else {
+        if (d->call && d->made == SESSION_NONE)
+            d->made = SESSION_UNCLEAR; /* the upload may have got there */
         session_cancel(d->call);
         d->call = NULL;
         if (d->canceled) {
@@ -251,9 +280,10 @@ static int open_script(struct direct *d)
     _cleanup_free_ char *copy = strdup(script);
     d->script = open(script, O_RDONLY | O_CLOEXEC);
     if (d->script < 0) {
-        log_error("%s: %s", script, strerror(errno));
+        int err = -errno;
+        log_error("%s: %s", script, strerror(-err));
         d->code = EXIT_NO_SCRIPT;
-        return -errno;
+        return err;
     }
     d->name = copy ? strdup(basename(copy)) : NULL;
     return d->name ? 0 : -ENOMEM;
@@ -263,6 +293,8 @@ static int set_up(struct direct *d)
 {
     _cleanup_free_ char *why = NULL;
     int err = take_settings(d, &why);
+    if (!err)
+        set_log_level(d, false);
     if (!err && (err = check_settings(d)))
         return err;
     if (!err && (err = open_script(d)))

@@ -17,6 +17,7 @@ int exit_of_error(int err)
     case -ENOTCONN:
     case -EPROTO:
     case -EIO:
+    case -ENOENT: /* no session pool answers there, or the mount went away */
         return EXIT_UNREACHABLE;
     case -EINTR:
         return EXIT_INTERRUPTED;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "acarun/exit.h"
@@ -81,8 +82,10 @@ static int take_place(struct acarun *a)
 static int take_script(struct acarun *a)
 {
     const char *script = a->options.script;
-    if (access(script, F_OK)) {
-        log_error("%s: %s", script, strerror(errno));
+    struct stat st;
+    int err = stat(script, &st) ? -errno : S_ISDIR(st.st_mode) ? -EISDIR : 0;
+    if (err) {
+        log_error("%s: %s", script, strerror(-err));
         return EXIT_NO_SCRIPT;
     }
     _cleanup_free_ char *for_name = strdup(script), *for_dir = strdup(script);

@@ -185,6 +185,7 @@ static void wait_for_end(struct task *t, const struct place *p, uint64_t job, in
             _exit(EXIT_INTERRUPTED);
         if (!canceled && (asked || output_no_reader(t->output))) {
             canceled = true;
+            output_hurry(t->output);
             cancel(p, job);
         }
     }

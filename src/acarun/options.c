@@ -95,7 +95,8 @@ static int take_setting(struct options *o, const char *text)
 static int refuse(int c, const char *word)
 {
     char letter[] = {'-', (char)optopt, '\0'};
-    return usage_error(c == ':' ? "no value for " : "unknown option ", optopt ? letter : word);
+    bool is_long = !optopt || strncmp(word, "--", 2) == 0;
+    return usage_error(c == ':' ? "no value for " : "unknown option ", is_long ? word : letter);
 }
 
 static int take(struct options *o, int c, char **argv)
@@ -190,8 +191,7 @@ int options_parse(struct options *o, int argc, char **argv)
     int c, code;
     opterr = 0;
     /* What follows the script, or the code of -c, is theirs. */
-    while (!o->code &&
-           (c = getopt_long(argc, argv, "+:c:s:p:o:t:d:knSqa:hV", longs, NULL)) != -1) {
+    while (!o->code && (c = getopt_long(argc, argv, "+:c:s:p:o:t:d:knSqa:hV", longs, NULL)) != -1) {
         if ((code = take(o, c, argv)) >= 0)
             return code;
     }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,11 @@
 #include "util/cleanup.h"
 #include "util/text.h"
 
-enum { PIECE = PIPE_BUF }; /* a pipe that can be written to takes so much without waiting */
+enum {
+    PIECE = PIPE_BUF, /* a pipe that can be written to takes so much without waiting */
+    LOOK_MS = 200,    /* for output_hurry() by another thread */
+    HURRY_MAX = 16 << 20,
+};
 
 static const char *const image_extensions[] = {"png", "jpg",  "jpeg", "svg", "gif", "webp",
                                                "bmp", "tiff", "pdf",  "img", NULL};
@@ -41,6 +46,7 @@ struct output {
     struct output_options options;
     struct stream streams[2];
     struct file *files;
+    atomic_bool hurry;
 };
 
 /* --- files */
@@ -167,23 +173,27 @@ static void remove_stale_images(const struct output *o)
 
 /* --- showing */
 
-/* Waits until the terminal takes something; false when a signal came first. */
-static bool wait_for_terminal(const struct output *o, const struct stream *s)
+/* Waits until the terminal takes something; false when a signal came first, or nothing is waited
+ * for any more. */
+static bool wait_for_terminal(struct output *o, const struct stream *s, bool last)
 {
     struct pollfd fds[] = {{.fd = s->terminal, .events = POLLOUT},
                            {.fd = o->options.signal_fd, .events = POLLIN}};
-    while (poll(fds, 2, -1) < 0) {
-        if (errno != EINTR)
-            return true;
+    for (;;) {
+        bool hurry = !last && atomic_load(&o->hurry);
+        int n = poll(fds, 2, hurry ? 0 : LOOK_MS);
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return n < 0 || fds[0].revents;
+        if (n == 0 && hurry)
+            return false;
     }
-    return fds[0].revents;
 }
 
 /* Shows what is pending, but for what must wait while a signal does. */
-static void show(struct output *o, struct stream *s)
+static void show(struct output *o, struct stream *s, bool last)
 {
     size_t done = 0;
-    while (done < s->pending.len && !s->err && wait_for_terminal(o, s)) {
+    while (done < s->pending.len && !s->err && wait_for_terminal(o, s, last)) {
         size_t left = s->pending.len - done;
         ssize_t n = write(s->terminal, s->pending.data + done, left < PIECE ? left : PIECE);
         if (n < 0 && errno != EINTR && errno != EAGAIN)
@@ -200,11 +210,16 @@ void output_write(struct output *o, int stream, const void *data, size_t len)
         file_write(s->file, data, len);
     if (o->options.keep && buf_add(&s->kept, data, len))
         s->err = -ENOMEM;
-    if (s->terminal < 0 || s->err)
+    if (s->terminal < 0 || s->err || (atomic_load(&o->hurry) && s->pending.len > HURRY_MAX))
         return;
     if (buf_add(&s->pending, data, len))
         s->err = -ENOMEM;
-    show(o, s);
+    show(o, s, false);
+}
+
+void output_hurry(struct output *o)
+{
+    atomic_store(&o->hurry, true);
 }
 
 bool output_no_reader(const struct output *o)
@@ -320,10 +335,8 @@ static int write_result(struct output *o, const cJSON *value)
     return f->err;
 }
 
-int output_finish(struct output *o, const cJSON *value, char **why)
+static int place_files(struct output *o, const cJSON *value, char **why)
 {
-    for (int i = 0; i < 2; i++)
-        show(o, &o->streams[i]);
     if (!o->options.dir)
         return 0;
     struct file *f;
@@ -337,4 +350,12 @@ int output_finish(struct output *o, const cJSON *value, char **why)
             return fail(err, f->target, why);
     }
     return 0;
+}
+
+int output_finish(struct output *o, const cJSON *value, char **why)
+{
+    int err = place_files(o, value, why);
+    for (int i = 0; i < 2; i++)
+        show(o, &o->streams[i], true);
+    return err;
 }

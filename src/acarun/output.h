@@ -28,6 +28,9 @@ void output_free(struct output *);
 
 /* stream: 1 or 2. Each stream may have a thread of its own. */
 void output_write(struct output *, int stream, const void *data, size_t len);
+/* From now on a terminal that takes nothing is waited for at the end only, and is not shown all of
+ * what is long: the run is to end. From any thread. */
+void output_hurry(struct output *);
 /* Whether whoever read our stdout went away. */
 bool output_no_reader(const struct output *);
 const struct buf *output_kept(const struct output *, int stream);
@@ -37,7 +40,7 @@ const struct buf *output_kept(const struct output *, int stream);
 int output_image(struct output *, unsigned number, const char *extension, const void *data,
                  size_t len, cJSON *entry);
 
-/* The run is over. Shows what is still to be shown, and puts the files into their places; those
+/* The run is over. Puts the files into their places, and shows what is still to be shown; files
  * of an earlier run that are not replaced are removed. value may be NULL. 0, or -errno with *why
  * as above. */
 int output_finish(struct output *, const cJSON *value, char **why);
