@@ -57,7 +57,10 @@ def start(arguments, log, **options):
 
 def alarms(log):
     """The lines of a log that no healthy program writes."""
-    text = Path(log).read_text(errors="replace") if os.path.exists(log) else ""
+    return alarms_in(Path(log).read_text(errors="replace") if os.path.exists(log) else "")
+
+
+def alarms_in(text):
     return [line for line in text.splitlines() if _ALARMS.search(line)]
 
 
