@@ -92,6 +92,13 @@ static size_t take_body(char *data, size_t one, size_t len, void *arg)
     return c->user_err || c->cancelled ? 0 : len;
 }
 
+/* curl's progress counts no headers. */
+static size_t take_header(char *data, size_t one, size_t len, void *arg)
+{
+    moved(arg);
+    return len;
+}
+
 static int on_progress(void *arg, curl_off_t down_total, curl_off_t down, curl_off_t up_total,
                        curl_off_t up)
 {
@@ -285,6 +292,8 @@ static void set_common(struct http_call *c)
     curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, (long)TRANSFER_BUFFER);
     curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_body);
     curl_easy_setopt(e, CURLOPT_WRITEDATA, c);
+    curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, take_header);
+    curl_easy_setopt(e, CURLOPT_HEADERDATA, c);
     curl_easy_setopt(e, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(e, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(e, CURLOPT_XFERINFODATA, c);

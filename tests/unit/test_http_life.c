@@ -238,11 +238,14 @@ static void secret_call_waits_for_nobody(void **state)
 /* A call that waits for its next attempt takes no place. */
 static void backoff_gives_its_place_away(void **state)
 {
-    SERVE(&f, {.reply = BUSY_FOR_LONG}, {.reply = BUSY_FOR_LONG}, {.reply = EMPTY});
+    SERVE(&f, {.reply = BUSY_FOR_LONG, .hold = true}, {.reply = BUSY_FOR_LONG, .hold = true},
+          {.reply = EMPTY});
     struct result a = {0}, b = {0}, c = {0};
     start(&a, (struct http_request){0});
     start(&b, (struct http_request){0});
     start(&c, (struct http_request){0});
+    fixture_until_requests(&f, 2);
+    server_release(f.server, 2);
     request_wait(&c);
     assert_int_equal(c.status, 200);
     assert_int_equal(a.done + b.done, 0);
