@@ -5,6 +5,7 @@ a mount with ordinary tools run on a plain local directory instead: a check of t
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ _LIMIT = 60  # seconds for one test; pytest.mark.limit(SECONDS) gives another
 def pytest_configure(config):
     config.addinivalue_line("markers", "limit(seconds): how long this test may take")
     config.addinivalue_line("markers", "session: needs a session behind the directory")
+    # A shell's background jobs ignore SIGINT, and all they start: what is tested must not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

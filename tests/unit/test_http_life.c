@@ -17,6 +17,7 @@
 
 #define EMPTY "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 #define HALF "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234"
+#define FIFTY "01234567890123456789012345678901234567890123456789"
 #define BUSY_FOR_LONG "HTTP/1.1 503 Busy\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n"
 
 static struct fixture f;
@@ -63,6 +64,11 @@ static unsigned waiting(void)
     return stats.waiting;
 }
 
+static bool none_active(void *arg)
+{
+    return active() == 0;
+}
+
 static double cpu_seconds(void)
 {
     struct rusage u;
@@ -83,7 +89,7 @@ static void assert_times_out(struct http_request q, int64_t ms, const char *why)
     assert_int_equal(r.err, -ETIMEDOUT);
     assert_int_equal(r.status, 0);
     assert_true(r.sent);
-    assert_in_range(took, ms, ms + 1500);
+    assert_in_range(took, ms, ms + 5000);    /* the machine may be busy */
     assert_true(cpu_seconds() - cpu < 0.15); /* the fixture looks every 2 ms; nothing spins */
     if (!strstr(r.why, why))
         fail_msg("\"%s\" lacks \"%s\"", r.why, why);
@@ -93,8 +99,8 @@ static void assert_times_out(struct http_request q, int64_t ms, const char *why)
 static void deadline_ends_a_frozen_answer(void **state)
 {
     SERVE(&f, {.end = STEP_FREEZE});
-    assert_times_out((struct http_request){.deadline_ms = 200}, 200,
-                     "no complete answer within 0.2 s");
+    assert_times_out((struct http_request){.deadline_ms = 400}, 400,
+                     "no complete answer within 0.4 s");
 }
 
 /* The kernel connects and takes bytes for a server that never looks. */
@@ -107,15 +113,15 @@ static void deadline_ends_a_frozen_server(void **state)
                                            .body = HTTP_BODY_BYTES,
                                            .data = large,
                                            .len = sizeof large,
-                                           .deadline_ms = 200},
-                     200, "no complete answer");
+                                           .deadline_ms = 400},
+                     400, "no complete answer");
 }
 
 static void deadline_holds_for_all_attempts(void **state)
 {
     SERVE(&f, {.reply = "HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"},
           {.end = STEP_FREEZE});
-    assert_times_out((struct http_request){.deadline_ms = 200}, 200, "no complete answer");
+    assert_times_out((struct http_request){.deadline_ms = 800}, 800, "no complete answer");
     assert_int_equal(server_requests(f.server), 2);
 }
 
@@ -152,33 +158,33 @@ static void silence_ends_an_attempt(void **state)
 {
     SERVE(&f, {.reply = HALF, .end = STEP_FREEZE});
     struct http_request q = streaming();
-    q.idle_ms = 100;
+    q.idle_ms = 400;
     q.retry = HTTP_RETRY_NEVER;
-    assert_times_out(q, 100, "no answer for 0.1 s");
+    assert_times_out(q, 400, "no answer for 0.4 s");
 }
 
 static void silence_is_retried(void **state)
 {
     SERVE(&f, {.reply = HALF, .end = STEP_FREEZE}, {.reply = OK_REPLY(1, "x")});
     struct result r = {0};
-    run(&r, (struct http_request){.idle_ms = 100});
+    run(&r, (struct http_request){.idle_ms = 400});
     assert_int_equal(r.status, 200);
     assert_int_equal(r.attempts, 2);
     assert_string_equal(r.body, "x");
 }
 
-/* Every byte counts, however long all of them take. */
+/* Every byte counts, however long all of them take (of the head, every line). */
 static void slow_bytes_are_progress(void **state)
 {
-    SERVE(&f, {.reply = "HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"
-                        "0123456789012345678901234567890123456789",
-               .drip_ms = 20});
+    SERVE(&f, {.reply = "HTTP/1.1 200 OK\r\n\r\n" FIFTY FIFTY FIFTY FIFTY,
+               .end = STEP_CLOSE,
+               .drip_ms = 5});
     struct result r = {0};
     int64_t began = clock_ms();
-    run(&r, (struct http_request){.idle_ms = 790, .retry = HTTP_RETRY_NEVER});
+    run(&r, (struct http_request){.idle_ms = 1000, .retry = HTTP_RETRY_NEVER});
     assert_int_equal(r.status, 200);
-    assert_int_equal(r.body_len, 40);
-    assert_true(clock_ms() - began > 790);
+    assert_int_equal(r.body_len, 200);
+    assert_true(clock_ms() - began > 1000);
 }
 
 /* --- the queue */
@@ -244,12 +250,13 @@ static void backoff_gives_its_place_away(void **state)
     start(&a, (struct http_request){0});
     start(&b, (struct http_request){0});
     start(&c, (struct http_request){0});
-    fixture_until_requests(&f, 2);
+    fixture_until_requests(&f, 2); /* or c's might come before b's */
     server_release(f.server, 2);
     request_wait(&c);
     assert_int_equal(c.status, 200);
+    fixture_until(&f, none_active, NULL);
     assert_int_equal(a.done + b.done, 0);
-    assert_int_equal(active() + waiting(), 0);
+    assert_int_equal(waiting(), 0);
     http_cancel(a.call);
     http_cancel(b.call);
 }
@@ -359,7 +366,7 @@ static void cancel_waiting_for_an_answer(void **state)
 {
     SERVE(&f, {.end = STEP_FREEZE});
     struct result r = {0};
-    start(&r, (struct http_request){.deadline_ms = 50, .idle_ms = 20});
+    start(&r, (struct http_request){.deadline_ms = 5000, .idle_ms = 4000});
     fixture_until_requests(&f, 1);
     cancel(&r);
     assert_silent(&r);
@@ -378,11 +385,6 @@ static void cancel_amid_the_body(void **state)
     fixture_until(&f, has_data, &r);
     cancel(&r);
     assert_silent(&r);
-}
-
-static bool none_active(void *arg)
-{
-    return active() == 0;
 }
 
 static void cancel_in_backoff(void **state)
