@@ -6,7 +6,7 @@ packages_build=(gcc libc6-dev meson pkgconf libfuse3-dev libcurl4-openssl-dev li
     libmicrohttpd-dev libssl-dev uthash-dev python3)
 packages_run=(fuse3 bubblewrap python3 python3-pkg-resources ca-certificates)
 packages_test=(libcmocka-dev python3-pytest python3-pytest-timeout python3-matplotlib curl git rsync
-    sqlite3 vim-tiny attr patch procps)
+    sqlite3 vim-tiny attr patch procps mandoc systemd)
 packages_deb=(debhelper lintian)
 
 # install_missing PACKAGE…: installs what is not there, and only then touches the network.

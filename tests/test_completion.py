@@ -38,7 +38,7 @@ def complete(line, folder="/"):
 
 def test_first_words(tmp_path):
     (tmp_path / "mnt").mkdir()
-    assert set(complete("acafs ", tmp_path)) == {"mnt", "status", "sync", "login-check", "config", "local"}
+    assert set(complete("acafs ", tmp_path)) == {"mnt", "status", "list", "sync", "login-check", "config", "local"}
     assert complete("acafs st") == ["status"]
     assert complete("acafs local m", tmp_path) == ["mnt"]
     assert complete("acafs --v") == ["--version"]
