@@ -165,3 +165,43 @@ def test_pages_have_every_exit_status(header, page):
     codes = set(re.findall(r"^ *EXIT_\w+ = (\d+),", (TOP / header).read_text(), re.M))
     told = set(re.findall(r"^\.B (\d+)$", subsections(TOP / page)["EXIT STATUS"], re.M))
     assert codes == told
+
+
+# --- README.md and the map of the source
+
+def test_the_readme_has_the_table_of_options(table, options):
+    rows = re.findall(r"^\| `([a-z_-]+)(?:=[A-Z]+)?` \| `\[(\w+)\] (\S+)` \| `(\w+)` \| (.*?) \| .+ \|$",
+                      (TOP / "README.md").read_text(), re.M)
+    assert [row[0] for row in rows] == options
+    assert [(section, key) for _, section, key, *_ in rows] == list(table)
+    for name, section, key, variable, default in rows:
+        assert variable == ("ACAFS_POOL_ENDPOINT" if name == "endpoint" else "ACAFS_" + name.upper().replace("-", "_"))
+        if table[section, key] is not None and name not in ("cache-dir", "local-socket"):
+            assert default == f"`{table[section, key]}`", name
+
+
+def test_the_readme_has_every_exit_status():
+    text = (TOP / "README.md").read_text()
+    part = text[text.index("## Exit codes"):]
+    told = set(re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d, ]+) \|", part, re.M))))
+    for header in ("src/acafs/daemon.h", "src/acarun/exit.h"):
+        assert set(re.findall(r"^ *EXIT_\w+ = (\d+),", (TOP / header).read_text(), re.M)) <= told
+
+
+def test_the_picture_in_the_readme_is_real(tmp_path):
+    """The script's output is that of the script that the reader finds."""
+    for file in (TOP / "src/examples").iterdir():
+        shutil.copy(file, tmp_path)
+    out = process.run(["/usr/bin/python3", "temperatures.py", "F"], cwd=tmp_path).stdout
+    picture = (TOP / "README.md").read_text().split("```")[1]
+    assert out in picture and (tmp_path / "summary.txt").read_text() in picture
+
+
+def test_the_map_names_what_is_there():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (TOP / "src/README.md").read_text(), re.M))
+    folders = {path.name for path in (TOP / "src").iterdir() if any(path.glob("*.c"))}
+    assert set(rows) == folders
+    for folder, text in rows.items():
+        for name in re.findall(r"`([\w.*]+)`", text):
+            known = [*(TOP / "src" / folder).glob(name), *(TOP / "src" / folder).glob(f"{name}.[ch]")]
+            assert known or name in {"acapool", "acafs", "acarun", ".acafs"}, f"{folder}: {name}"
