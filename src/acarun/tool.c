@@ -7,6 +7,7 @@
 #include "acarun/sanitize.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/text.h"
 
 static const char tool_name[] = "code_interpreter";
 static const char about_tool[] =
@@ -72,7 +73,7 @@ int tool_call_parse(enum tool_api api, const char *text, size_t len, struct tool
     const char *id = json_string(call, chat ? "id" : "call_id"), *type = json_string(call, "type"),
                *name = json_string(function, "name");
     *why = NULL;
-    if (!call)
+    if (!call || !text_is_utf8(text, len))
         *why = "it is no JSON";
     else if (!id || !type || strcmp(type, chat ? "function" : "function_call") != 0)
         *why = chat ? "it is no tool call of Chat Completions (id, type \"function\")"

@@ -1,4 +1,5 @@
-/* What acarun makes of code and tool calls. */
+/* What acarun makes of its command line, of code and tool calls, and what it says of a run. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -7,7 +8,18 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <getopt.h>
+#include <stdio.h>
+
+#include "acarun/exit.h"
+#include "acarun/options.h"
+#include "acarun/report.h"
 #include "acarun/sanitize.h"
+#include "acarun/tool.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/log.h"
+#include "util/text.h"
 
 static void sanitize_follows_the_rule(void **state)
 {
@@ -50,10 +62,422 @@ static void sanitize_follows_the_rule(void **state)
     }
 }
 
+/* --- the command line */
+
+static int parse(struct options *o, const char *line, char *words)
+{
+    static char *argv[32];
+    int argc = 0;
+    strcpy(words, line);
+    for (char *word = strtok(words, " "); word; word = strtok(NULL, " "))
+        argv[argc++] = word;
+    argv[argc] = NULL;
+    optind = 0; /* as in a new process */
+    return options_parse(o, argc, argv);
+}
+
+static void a_script_and_its_arguments(void **state)
+{
+    struct options o;
+    char words[256];
+    assert_int_equal(parse(&o, "acarun -s abcd -t 2.5 x.py -t --json -c", words), -1);
+    assert_int_equal(o.command, COMMAND_RUN);
+    assert_string_equal(o.script, "x.py");
+    assert_string_equal(o.session, "abcd");
+    assert_int_equal(o.timeout_ms, 2500);
+    assert_false(o.json); /* what follows the script is the script's */
+    assert_null(o.code);
+    assert_string_equal(o.args[0], "-t");
+    assert_string_equal(o.args[2], "-c");
+    assert_null(o.args[3]);
+    assert_true(options_direct(&o));
+}
+
+static void code_and_its_arguments(void **state)
+{
+    struct options o;
+    char words[256];
+    assert_int_equal(parse(&o, "acarun --json -c 1+1 -k -c", words), -1);
+    assert_string_equal(o.code, "1+1");
+    assert_null(o.script);
+    assert_true(o.json);
+    assert_false(o.in_kernel);
+    assert_string_equal(o.args[0], "-k");
+    assert_string_equal(o.args[1], "-c");
+    assert_null(o.args[2]);
+    assert_false(options_direct(&o));
+}
+
+static void standard_input_as_code(void **state)
+{
+    struct options o;
+    char words[256];
+    assert_int_equal(parse(&o, "acarun -kS - a", words), -1);
+    assert_true(o.standard_input && o.in_kernel && o.sanitize);
+    assert_null(o.script);
+    assert_string_equal(o.args[0], "a");
+    /* Behind "--" a word is no option, but "-" is what it is. */
+    assert_int_equal(parse(&o, "acarun -- -x.py", words), -1);
+    assert_string_equal(o.script, "-x.py");
+    assert_false(o.standard_input);
+}
+
+static void what_makes_a_run_direct(void **state)
+{
+    static const char *const lines[] = {"acarun -p local x", "acarun -s abcd x", "acarun -o ro x"};
+    struct options o;
+    char words[256];
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        assert_int_equal(parse(&o, lines[i], words), -1);
+        assert_true(options_direct(&o));
+    }
+    assert_int_equal(parse(&o, "acarun -q -n -d x y", words), EXIT_BAD_USAGE);
+}
+
+static void the_tools_options(void **state)
+{
+    struct options o;
+    char words[256];
+    assert_int_equal(parse(&o, "acarun tool-definition --api chat", words), -1);
+    assert_int_equal(o.command, COMMAND_TOOL_DEFINITION);
+    assert_int_equal(o.api, TOOL_API_CHAT);
+    assert_int_equal(parse(&o, "acarun tool-call -a responses -s abcd", words), -1);
+    assert_int_equal(o.command, COMMAND_TOOL_CALL);
+    assert_int_equal(o.api, TOOL_API_RESPONSES);
+    assert_string_equal(o.session, "abcd");
+    /* A script may be called so. */
+    assert_int_equal(parse(&o, "acarun ./tool-call", words), -1);
+    assert_int_equal(o.command, COMMAND_RUN);
+}
+
+static void bad_command_lines(void **state)
+{
+    static const char *const lines[] = {
+        "acarun",
+        "acarun -c",
+        "acarun --nonsense x",
+        "acarun -Z x",
+        "acarun -t x x",
+        "acarun -t 0 x",
+        "acarun -t 1e9 x",
+        "acarun -t 1.2.3 x",
+        "acarun -t . x",
+        "acarun -t 9999999999 x",
+        "acarun --api chat x",
+        "acarun --sanitize x",
+        "acarun -n -d . x",
+        "acarun tool-call",
+        "acarun tool-call --api chat x",
+        "acarun tool-call --api gopher",
+        "acarun tool-definition --api chat -c 1",
+    };
+    struct options o;
+    char words[256];
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        assert_int_equal(parse(&o, lines[i], words), EXIT_BAD_USAGE);
+}
+
+static void more_settings_than_there_is_room_for(void **state)
+{
+    struct options o;
+    char program[] = "acarun", letter[] = "-o", setting[] = "ro", script[] = "x.py";
+    char *argv[2 * OPTIONS_MAX + 8] = {program};
+    int argc = 1;
+    for (int i = 0; i <= OPTIONS_MAX; i++) {
+        argv[argc++] = letter;
+        argv[argc++] = setting;
+    }
+    argv[argc++] = script;
+    optind = 0;
+    assert_int_equal(options_parse(&o, argc, argv), EXIT_BAD_USAGE);
+}
+
+static void exit_codes_of_errors(void **state)
+{
+    static const struct {
+        int err, code;
+    } cases[] = {
+        {0, EXIT_OK},
+        {-EACCES, EXIT_DENIED},
+        {-EAGAIN, EXIT_THROTTLED},
+        {-EBUSY, EXIT_THROTTLED},
+        {-EHOSTUNREACH, EXIT_UNREACHABLE},
+        {-ETIMEDOUT, EXIT_UNREACHABLE},
+        {-EIO, EXIT_UNREACHABLE},
+        {-EPROTO, EXIT_UNREACHABLE},
+        {-ENOENT, EXIT_UNREACHABLE},
+        {-ENOTCONN, EXIT_UNREACHABLE},
+        {-EINTR, EXIT_INTERRUPTED},
+        {-ENOMEM, EXIT_RAISED},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(exit_of_error(cases[i].err), cases[i].code);
+}
+
+/* --- what is said of a run */
+
+static struct buf bytes_of(const void *data, size_t len)
+{
+    struct buf b = {0};
+    assert_int_equal(buf_add(&b, data, len), 0);
+    return b;
+}
+
+static void strings_of_any_bytes(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+        const char *want;
+        bool exact;
+    } cases[] = {
+        {"", 0, "\"\"", true},
+        {"a", 1, "\"a\"", true},
+        {"\"\\/", 3, "\"\\\"\\\\/\"", true},
+        {"\n\t\r", 3, "\"\\n\\t\\r\"", true},
+        {"\0\x1b\x7f", 3, "\"\\u0000\\u001b\\u007f\"", true},
+        {"\u00fc\u20ac\U0001f600", 9, "\"\u00fc\u20ac\U0001f600\"", true},
+        {"a\xff"
+         "b",
+         3,
+         "\"a\ufffd"
+         "b\"",
+         false},
+        {"\xe2\x82", 2, "\"\ufffd\ufffd\"", false},
+        {"\xed\xa0\x80", 3, "\"\ufffd\ufffd\ufffd\"", false}, /* half of a pair */
+        {"\xc0\x80", 2, "\"\ufffd\ufffd\"", false},           /* a long way to say NUL */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        _cleanup_buf_ struct buf json = {0};
+        bool exact;
+        assert_int_equal(report_json_string(&json, cases[i].bytes, cases[i].len, &exact), 0);
+        assert_string_equal(json.data, cases[i].want);
+        assert_int_equal(exact, cases[i].exact);
+    }
+}
+
+static void every_byte_makes_a_string_that_parses(void **state)
+{
+    char all[512];
+    for (int i = 0; i < 512; i++)
+        all[i] = (char)(i * 7);
+    for (size_t from = 0; from < 256; from++) {
+        _cleanup_buf_ struct buf json = {0};
+        assert_int_equal(report_json_string(&json, all + from, 256, NULL), 0);
+        _cleanup_json_ cJSON *value = json_parse(json.data, json.len);
+        assert_true(cJSON_IsString(value));
+        assert_true(text_is_utf8(json.data, json.len));
+    }
+}
+
+static void the_document_of_a_run(void **state)
+{
+    struct report r = {.exit_code = 3, .milliseconds = 12};
+    strcpy(r.state, "failed");
+    r.message = strdup("why \"this\"");
+    r.value = cJSON_Parse("{\"a\": [1, null]}");
+    r.images = cJSON_Parse("[{\"name\": \"x.png\"}]");
+    _cleanup_buf_ struct buf out = bytes_of("text\n", 5), err = bytes_of("\xff\0", 2), json = {0};
+    assert_int_equal(report_json(&r, &out, &err, "session-1", &json), 0);
+    assert_int_equal(json.data[json.len - 1], '\n');
+    _cleanup_json_ cJSON *got = json_parse(json.data, json.len);
+    _cleanup_json_ cJSON *want = cJSON_Parse(
+        "{\"status\": \"failed\", \"exit_code\": 3, \"stdout\": \"text\\n\", \"stderr\": "
+        "\"\\ufffd\\ufffd\", \"stderr_base64\": \"/wA=\", \"result\": {\"a\": [1, null]}, "
+        "\"images\": [{\"name\": \"x.png\"}], \"milliseconds\": 12, \"message\": \"why "
+        "\\\"this\\\"\", \"session\": \"session-1\"}");
+    assert_true(cJSON_Compare(got, want, true));
+    report_free(&r);
+    assert_null(r.message);
+}
+
+static void the_document_of_an_empty_run(void **state)
+{
+    static const struct buf none = {0};
+    const struct report r = {.state = "succeeded"};
+    _cleanup_buf_ struct buf json = {0};
+    assert_int_equal(report_json(&r, &none, &none, NULL, &json), 0);
+    _cleanup_json_ cJSON *got = json_parse(json.data, json.len);
+    _cleanup_json_ cJSON *want = cJSON_Parse(
+        "{\"status\": \"succeeded\", \"exit_code\": 0, \"stdout\": \"\", \"stderr\": \"\", "
+        "\"result\": null, \"images\": [], \"milliseconds\": 0, \"message\": null, "
+        "\"session\": null}");
+    assert_true(cJSON_Compare(got, want, true));
+}
+
+/* --- tools */
+
+static int parse_call(enum tool_api api, const char *text, struct tool_call *call, const char **why)
+{
+    *call = (struct tool_call){0};
+    return tool_call_parse(api, text, strlen(text), call, why);
+}
+
+static void tool_calls_in_both_shapes(void **state)
+{
+    struct tool_call call;
+    const char *why;
+    assert_int_equal(parse_call(TOOL_API_CHAT,
+                                "{\"id\": \"call_1\", \"type\": \"function\", \"function\": {"
+                                "\"name\": \"code_interpreter\", \"arguments\": "
+                                "\"{\\\"python_code\\\": \\\"```python\\\\n1```\\\"}\"}}",
+                                &call, &why),
+                     0);
+    assert_string_equal(call.id, "call_1");
+    assert_string_equal(call.code, "1"); /* as models write it: sanitized */
+    assert_null(call.wrong);
+    tool_call_free(&call);
+    assert_int_equal(parse_call(TOOL_API_RESPONSES,
+                                "\xef\xbb\xbf {\"type\": \"function_call\", \"id\": \"fc\", "
+                                "\"call_id\": \"call_2\", \"name\": \"code_interpreter\", "
+                                "\"arguments\": \"{\\\"python_code\\\": \\\"\\\"}\"}\n",
+                                &call, &why),
+                     0);
+    assert_string_equal(call.id, "call_2");
+    assert_string_equal(call.code, "");
+    tool_call_free(&call);
+}
+
+static void what_the_model_got_wrong(void **state)
+{
+    static const char *const arguments[] = {"\"no json\"",
+                                            "\"[]\"",
+                                            "\"{}\"",
+                                            "\"\"",
+                                            "5",
+                                            "null",
+                                            "{\"python_code\": \"1\"}",
+                                            "\"{\\\"python_code\\\": [\\\"1\\\"]}\""};
+    for (size_t i = 0; i < sizeof arguments / sizeof *arguments; i++) {
+        char text[300];
+        const char *why;
+        struct tool_call call;
+        snprintf(text, sizeof text,
+                 "{\"id\": \"x\", \"type\": \"function\", \"function\": {\"name\": "
+                 "\"code_interpreter\", \"arguments\": %s}}",
+                 arguments[i]);
+        assert_int_equal(parse_call(TOOL_API_CHAT, text, &call, &why), 0);
+        assert_null(call.code);
+        assert_non_null(call.wrong);
+        _cleanup_buf_ struct buf answer = {0};
+        assert_int_equal(tool_answer(TOOL_API_CHAT, &call, NULL, NULL, NULL, &answer), 0);
+        _cleanup_json_ cJSON *message = json_parse(answer.data, answer.len);
+        const char *content = json_string(message, "content");
+        _cleanup_json_ cJSON *said = json_parse(content, strlen(content));
+        assert_string_equal(json_string(said, "error"), call.wrong);
+        tool_call_free(&call);
+    }
+}
+
+static void what_is_no_tool_call(void **state)
+{
+    static const struct {
+        enum tool_api api;
+        const char *text;
+    } cases[] = {
+        {TOOL_API_CHAT, ""},
+        {TOOL_API_CHAT, "[]"},
+        {TOOL_API_CHAT, "\"x\""},
+        {TOOL_API_CHAT, "{}"},
+        {TOOL_API_CHAT, "{\"id\": \"x\", \"type\": \"function\"}"},
+        {TOOL_API_CHAT, "{\"id\": \"x\", \"type\": \"function\", \"function\": {\"name\": \"y\"}}"},
+        {TOOL_API_CHAT, "{\"id\": 1, \"type\": \"function\", \"function\": {\"name\": "
+                        "\"code_interpreter\", \"arguments\": \"{}\"}}"},
+        {TOOL_API_RESPONSES, "{\"id\": \"x\", \"type\": \"function\", \"function\": {\"name\": "
+                             "\"code_interpreter\", \"arguments\": \"{}\"}}"},
+        {TOOL_API_RESPONSES, "{\"type\": \"function_call\", \"name\": \"code_interpreter\"}"},
+        {TOOL_API_CHAT, "{\"id\": \"\xff\", \"type\": \"function\", \"function\": {\"name\": "
+                        "\"code_interpreter\", \"arguments\": \"{}\"}}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tool_call call;
+        const char *why;
+        assert_int_equal(parse_call(cases[i].api, cases[i].text, &call, &why), -EINVAL);
+        assert_non_null(why);
+        tool_call_free(&call);
+    }
+}
+
+/* The answer's message, and what the model reads in it. */
+static cJSON *answer_of(enum tool_api api, const struct report *r, const struct buf *out,
+                        const struct buf *err, cJSON **read)
+{
+    char id[] = "call_1", code[] = "x";
+    const struct tool_call call = {.id = id, .code = code};
+    _cleanup_buf_ struct buf text = {0};
+    assert_int_equal(tool_answer(api, &call, r, out, err, &text), 0);
+    cJSON *message = json_parse(text.data, text.len);
+    const char *content = json_string(message, api == TOOL_API_CHAT ? "content" : "output");
+    *read = json_parse(content, strlen(content));
+    return message;
+}
+
+static void answers_in_both_shapes(void **state)
+{
+    struct report r = {.state = "succeeded", .value = cJSON_CreateNumber(5)};
+    _cleanup_buf_ struct buf out = bytes_of("a\n", 2), err = bytes_of("\xff", 1);
+    _cleanup_json_ cJSON *read = NULL, *again = NULL;
+    _cleanup_json_ cJSON *chat = answer_of(TOOL_API_CHAT, &r, &out, &err, &read);
+    _cleanup_json_ cJSON *responses = answer_of(TOOL_API_RESPONSES, &r, &out, &err, &again);
+    _cleanup_json_ cJSON *want =
+        cJSON_Parse("{\"result\": 5, \"stdout\": \"a\\n\", \"stderr\": \"\\ufffd\"}");
+    assert_true(cJSON_Compare(read, want, true) && cJSON_Compare(again, want, true));
+    assert_string_equal(json_string(chat, "role"), "tool");
+    assert_string_equal(json_string(chat, "tool_call_id"), "call_1");
+    assert_string_equal(json_string(chat, "name"), "code_interpreter");
+    assert_string_equal(json_string(responses, "type"), "function_call_output");
+    assert_string_equal(json_string(responses, "call_id"), "call_1");
+    report_free(&r);
+}
+
+static void an_end_without_a_traceback_is_told(void **state)
+{
+    static const struct buf none = {0};
+    struct report r = {.state = "timed-out", .exit_code = 124, .message = strdup("timed out")};
+    _cleanup_json_ cJSON *read = NULL;
+    _cleanup_json_ cJSON *message = answer_of(TOOL_API_CHAT, &r, &none, &none, &read);
+    assert_non_null(message);
+    assert_string_equal(json_string(read, "stderr"), "timed out");
+    assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(read, "result")));
+    report_free(&r);
+}
+
+static void definitions_in_both_shapes(void **state)
+{
+    _cleanup_buf_ struct buf one = {0}, two = {0};
+    assert_int_equal(tool_definition(TOOL_API_CHAT, &one), 0);
+    assert_int_equal(tool_definition(TOOL_API_RESPONSES, &two), 0);
+    _cleanup_json_ cJSON *chat = json_parse(one.data, one.len);
+    _cleanup_json_ cJSON *responses = json_parse(two.data, two.len);
+    cJSON *function = cJSON_DetachItemFromObject(chat, "function");
+    cJSON_AddStringToObject(function, "type", "function");
+    assert_true(cJSON_Compare(function, responses, true)); /* the same but for the inner object */
+    assert_string_equal(json_string(responses, "name"), "code_interpreter");
+    cJSON_Delete(function);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sanitize_follows_the_rule),
+        cmocka_unit_test(a_script_and_its_arguments),
+        cmocka_unit_test(code_and_its_arguments),
+        cmocka_unit_test(standard_input_as_code),
+        cmocka_unit_test(what_makes_a_run_direct),
+        cmocka_unit_test(the_tools_options),
+        cmocka_unit_test(bad_command_lines),
+        cmocka_unit_test(more_settings_than_there_is_room_for),
+        cmocka_unit_test(exit_codes_of_errors),
+        cmocka_unit_test(strings_of_any_bytes),
+        cmocka_unit_test(every_byte_makes_a_string_that_parses),
+        cmocka_unit_test(the_document_of_a_run),
+        cmocka_unit_test(the_document_of_an_empty_run),
+        cmocka_unit_test(tool_calls_in_both_shapes),
+        cmocka_unit_test(what_the_model_got_wrong),
+        cmocka_unit_test(what_is_no_tool_call),
+        cmocka_unit_test(answers_in_both_shapes),
+        cmocka_unit_test(an_end_without_a_traceback_is_told),
+        cmocka_unit_test(definitions_in_both_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
