@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "acafs/notify.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -18,7 +19,7 @@ static void reply_error(struct command *c, int err, const char *message)
     c->err = err;
 }
 
-static int refuse(struct command *c, const char *message)
+int command_refuse(struct command *c, const char *message)
 {
     log_info("control: %s", message);
     reply_error(c, -EINVAL, message);
@@ -78,11 +79,11 @@ static int start_job(struct command *c, const char *rest)
     _cleanup_json_ cJSON *request =
         *rest == '{' ? json_parse(rest, strlen(rest)) : plain_request(rest);
     if (!request)
-        return refuse(c, "run: the words after it are no JSON object");
+        return command_refuse(c, "run: the words after it are no JSON object");
     const char *why;
     struct run *run = jobs_submit(c->jobs, request, &why);
     if (!run)
-        return refuse(c, why);
+        return command_refuse(c, why);
     c->run_id = run->id;
     return 0;
 }
@@ -105,7 +106,7 @@ static int find_job(struct command *c, const char *rest)
     errno = 0;
     c->run_id = strtoull(rest, &end, 10);
     if (end == rest || *end || errno || !jobs_find(c->jobs, c->run_id))
-        return refuse(c, "no such job");
+        return command_refuse(c, "no such job");
     return 0;
 }
 
@@ -141,26 +142,47 @@ static int step_sync(struct command *c)
 static int start_sync(struct command *c, const char *rest)
 {
     c->step = step_sync;
-    return *rest ? refuse(c, "sync takes no arguments") : 0;
+    return *rest ? command_refuse(c, "sync takes no arguments") : 0;
 }
 
-static int step_refresh(struct command *c)
+static int step_show(struct command *c)
 {
-    int err = store_refresh_all(c->mount->store, c->waiter);
+    int err = notifier_flush(c->mount->notifier, c->waiter, &c->ticket);
     if (err == STORE_WAIT)
         return err;
     if (err)
-        reply_error(c, err, "the session's files could not be listed");
+        reply_error(c, err, strerror(-err));
     else
         reply_ok(c);
     return 0;
 }
 
+static int step_refresh(struct command *c)
+{
+    struct store *s = c->mount->store;
+    int err = c->path ? store_refresh_path(s, c->waiter, c->path) : store_refresh_all(s, c->waiter);
+    if (err == STORE_WAIT)
+        return err;
+    if (err) {
+        reply_error(c, err,
+                    err == -ENOENT ? "there is no such file in the session"
+                                   : "the session's files could not be listed");
+        return 0;
+    }
+    c->step = step_show;
+    return step_show(c);
+}
+
+/* The rest of the line is the path, blanks and all. */
 static int start_refresh(struct command *c, const char *rest)
 {
-    store_invalidate(c->mount->store);
     c->step = step_refresh;
-    return 0;
+    if (!*rest) {
+        store_invalidate(c->mount->store);
+        return 0;
+    }
+    c->path = strdup(rest);
+    return c->path ? 0 : command_refuse(c, "out of memory");
 }
 
 static void session_deleted(void *arg, const struct session_error *e)
@@ -188,10 +210,10 @@ static int step_delete(struct command *c)
 static int start_delete(struct command *c, const char *rest)
 {
     if (*rest)
-        return refuse(c, "delete-session takes no arguments");
+        return command_refuse(c, "delete-session takes no arguments");
     c->step = step_delete;
     c->call = session_delete(c->mount->client.session, session_deleted, c);
-    return c->call ? 0 : refuse(c, "out of memory");
+    return c->call ? 0 : command_refuse(c, "out of memory");
 }
 
 /* --- */
@@ -219,8 +241,8 @@ int command_start(struct command *c, struct mount *m, struct jobs *jobs, struct 
         if (strlen(commands[i].name) == len && strncmp(line, commands[i].name, len) == 0)
             return commands[i].start(c, line + len + strspn(line + len, " \t"));
     }
-    return refuse(c, "unknown command; there are: run submit wait cancel sync refresh "
-                     "delete-session");
+    return command_refuse(c, "unknown command; there are: run submit wait cancel sync refresh "
+                             "delete-session");
 }
 
 int command_step(struct command *c)
@@ -230,11 +252,11 @@ int command_step(struct command *c)
 
 void command_end(struct command *c)
 {
-    if (!c->mount)
-        return;
-    store_leave(c->mount->store, c->waiter);
+    if (c->mount)
+        store_leave(c->mount->store, c->waiter);
     if (c->call)
         session_cancel(c->call);
     cJSON_Delete(c->reply);
+    free(c->path);
     *c = (struct command){0};
 }

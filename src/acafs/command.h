@@ -16,13 +16,17 @@ struct command {
     struct session_call *call;
     bool told; /* delete-session was answered */
     struct waitq asked;
-    cJSON *reply; /* when done; owned here */
-    int err;      /* when done: 0 or -errno */
+    char *path;      /* of refresh; NULL: all */
+    uint64_t ticket; /* of what the kernel is told */
+    cJSON *reply;    /* when done; owned here */
+    int err;         /* when done: 0 or -errno */
 };
 
 /* Understands a line: 0, or -EINVAL with the reply saying why. The waiter is the caller's. */
 int command_start(struct command *, struct mount *, struct jobs *, struct waiter *,
                   const char *line);
+/* As command_start() for a line that is none at all: its -EINVAL, with the reply saying why. */
+int command_refuse(struct command *, const char *why);
 /* STORE_WAIT, or 0 when reply and err are set. */
 int command_step(struct command *);
 /* Forgets it, done or not: jobs go on. */

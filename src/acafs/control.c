@@ -402,6 +402,26 @@ static int start_command(struct handle *h)
     return err;
 }
 
+/* What keeps these bytes from being the line's next ones, or NULL. */
+static const char *line_problem(const struct handle *h, const char *data, size_t size)
+{
+    const char *end = memchr(data, '\n', size);
+    if (end && end != data + size - 1)
+        return "one command a write: what follows the end of the line is lost";
+    if (memchr(data, '\0', size))
+        return "a command is text: there is a NUL byte in it";
+    return h->line.len + size > LINE_LIMIT ? "a command is no longer than 16 MiB" : NULL;
+}
+
+static int refuse_line(struct handle *h, const char *why)
+{
+    command_end(&h->command);
+    h->line.len = h->text_read = 0;
+    int err = command_refuse(&h->command, why);
+    finish(h);
+    return err;
+}
+
 /* A handle that only writes has the command's error in its write. */
 static int step_written(struct request *r)
 {
@@ -434,19 +454,15 @@ void control_write(struct control *c, fuse_req_t req, const char *data, size_t s
                    struct fuse_file_info *fi)
 {
     struct handle *h = handle_of(fi);
-    if (h->ino != fixed_ino(NODE_CONTROL) || h->busy || h->line.len + size > LINE_LIMIT) {
-        fuse_reply_err(req, h->busy ? EBUSY : h->line.len ? EMSGSIZE : EPERM);
+    if (h->ino != fixed_ino(NODE_CONTROL) || h->busy) {
+        fuse_reply_err(req, h->busy ? EBUSY : EPERM);
         return;
     }
+    const char *why = line_problem(h, data, size);
     bool complete = size && data[size - 1] == '\n';
-    if (memchr(data, '\0', size) || (memchr(data, '\n', size) && !complete) ||
-        buf_add(&h->line, data, complete ? size - 1 : size)) {
-        h->line.len = 0;
-        log_info("control: one command a write, a line of text each");
-        fuse_reply_err(req, EINVAL);
-        return;
-    }
-    int err = complete ? start_command(h) : 0;
+    int err = why ? refuse_line(h, why) : buf_add(&h->line, data, complete ? size - 1 : size);
+    if (!err && complete)
+        err = start_command(h);
     if (err)
         fuse_reply_err(req, -err);
     else

@@ -41,7 +41,8 @@ struct daemon {
     int signal_fd;
     struct loop_fd *signal_watch;
     struct session_call *connecting;
-    struct waiter waiter; /* of the first listing, then of the drain */
+    struct waiter waiter; /* of the first listing, the drain, then the last notices */
+    uint64_t ticket;      /* of those */
     struct loop_timer drain_timer, progress_timer;
     struct service *service; /* who started us wants to know; or NULL */
     int code;                /* ENDING: the exit code */
@@ -304,10 +305,11 @@ static void list_left(void *arg, const struct store_pending *p)
                   p->err ? strerror(-p->err) : "no time left");
 }
 
-static void all_told(void *arg)
+static void tell_kernel(struct waiter *w)
 {
-    struct daemon *d = arg;
-    loop_quit(d->mount.loop, d->code);
+    struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
+    if (notifier_flush(d->mount.notifier, w, &d->ticket) != STORE_WAIT)
+        loop_quit(d->mount.loop, d->code);
 }
 
 /* The helper thread may be telling the kernel of changes, and wait there for a directory that is
@@ -326,8 +328,8 @@ static void end_drain(struct daemon *d)
     d->code = left ? EXIT_OTHER : EXIT_OK;
     m->ending = true;
     requests_end(m, -ENOTCONN);
-    if (notifier_barrier(m->notifier, all_told, d))
-        all_told(d);
+    waiter_init(&d->waiter, tell_kernel);
+    tell_kernel(&d->waiter);
 }
 
 static void drain_step(struct waiter *w)

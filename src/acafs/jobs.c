@@ -189,11 +189,6 @@ static void job_done(void *arg, const struct job_result *result)
     proceed(run);
 }
 
-static void seen(void *arg)
-{
-    over(arg);
-}
-
 static void start(struct run *run)
 {
     struct mount *m = run->jobs->mount;
@@ -228,7 +223,11 @@ static void proceed(struct run *run)
         if (err)
             log_warning("job %llu is over, but its files could not be listed: %s",
                         (unsigned long long)run->id, strerror(-err));
-        if (notifier_barrier(m->notifier, seen, run))
+        run->state = RUN_SHOWING;
+        proceed(run);
+        return;
+    case RUN_SHOWING:
+        if (notifier_flush(m->notifier, &run->waiter, &run->ticket) != STORE_WAIT)
             over(run);
         return;
     case RUN_QUEUED:
@@ -295,6 +294,8 @@ static const char *take_args(struct run *run, const cJSON *request)
     size_t n = args ? (size_t)cJSON_GetArraySize(args) : 0, i = 0;
     if (!(run->args = calloc(n + 1, sizeof *run->args)))
         return "out of memory";
+    if (!args && cJSON_GetObjectItemCaseSensitive(request, "args"))
+        return "args must be strings";
     cJSON_ArrayForEach (arg, args) {
         if (!cJSON_IsString(arg))
             return "args must be strings";
@@ -304,8 +305,28 @@ static const char *take_args(struct run *run, const cJSON *request)
     return NULL;
 }
 
+/* Takes a member that is true or false, when it is there: false when it is something else. */
+static bool take_flag(const cJSON *request, const char *name, bool *flag)
+{
+    return json_bool(request, name, flag) || !cJSON_GetObjectItemCaseSensitive(request, name);
+}
+
+static bool only_known_members(const cJSON *request)
+{
+    static const char known[] = " path code code_name args in_kernel plain timeout outputs ";
+    const cJSON *member;
+    cJSON_ArrayForEach (member, request) {
+        _cleanup_buf_ struct buf word = {0};
+        if (buf_addf(&word, " %s ", member->string) || !strstr(known, word.data))
+            return false;
+    }
+    return true;
+}
+
 static const char *take_spec(struct run *run, const cJSON *request)
 {
+    if (!only_known_members(request))
+        return "members are path, code, code_name, args, in_kernel, plain, timeout and outputs";
     const char *path = json_string(request, "path"), *code = json_string(request, "code"),
                *name = json_string(request, "code_name");
     if (!path == !code)
@@ -330,9 +351,10 @@ static const char *take_spec(struct run *run, const cJSON *request)
         .keep_outputs = true,
         .timeout_ms = cJSON_IsNumber(timeout) ? (int64_t)(timeout->valuedouble * 1000) : 0,
     };
-    json_bool(request, "in_kernel", &run->spec.in_kernel);
-    json_bool(request, "plain", &run->spec.plain);
-    json_bool(request, "outputs", &run->spec.keep_outputs);
+    if (!take_flag(request, "in_kernel", &run->spec.in_kernel) ||
+        !take_flag(request, "plain", &run->spec.plain) ||
+        !take_flag(request, "outputs", &run->spec.keep_outputs))
+        return "in_kernel, plain and outputs are true or false";
     if (!why && run->spec.plain && (path || run->args[0]))
         return "plain is for code without args";
     return why;
@@ -392,11 +414,9 @@ unsigned jobs_waiting(const struct jobs *jobs)
 
 const char *run_state_name(const struct run *run)
 {
-    static const char *const names[] = {[RUN_QUEUED] = "queued",
-                                        [RUN_SENDING] = "uploading",
-                                        [RUN_RUNNING] = "running",
-                                        [RUN_LOOKING] = "running",
-                                        [RUN_OVER] = "over"};
+    static const char *const names[] = {
+        [RUN_QUEUED] = "queued",   [RUN_SENDING] = "uploading", [RUN_RUNNING] = "running",
+        [RUN_LOOKING] = "running", [RUN_SHOWING] = "running",   [RUN_OVER] = "over"};
     const char *state = run->report ? json_string(run->report, "state") : NULL;
     return run->state == RUN_OVER && state ? state : names[run->state];
 }

@@ -1,8 +1,8 @@
 /* The jobs of one mount: run one after another, in order of arrival, each when everything that
  * was pending is on the server, and over only when what it made can be seen in the mount.
  *
- *     QUEUED ──▶ SENDING (uploads) ──▶ RUNNING ──▶ LOOKING (refresh) ──▶ OVER
- *        └───────────┴── canceled, or uploads failed ───────────────────▶ OVER
+ *     QUEUED ──▶ SENDING (uploads) ──▶ RUNNING ──▶ LOOKING (refresh) ──▶ SHOWING (kernel) ──▶ OVER
+ *        └───────────┴── canceled, or uploads failed ────────────────────────────────────────▶ OVER
  */
 #ifndef ACAFS_ACAFS_JOBS_H
 #define ACAFS_ACAFS_JOBS_H
@@ -13,7 +13,7 @@
 #include "job/job.h"
 #include "util/buf.h"
 
-enum run_state { RUN_QUEUED, RUN_SENDING, RUN_RUNNING, RUN_LOOKING, RUN_OVER };
+enum run_state { RUN_QUEUED, RUN_SENDING, RUN_RUNNING, RUN_LOOKING, RUN_SHOWING, RUN_OVER };
 
 /* What a stream of a job has put out: in a nameless file, whatever its length. */
 struct output {
@@ -30,6 +30,7 @@ struct run {
     char *path, *code, *code_name, **args; /* the spec's strings */
     struct job_spec spec;
     struct job *job;
+    uint64_t ticket;          /* SHOWING */
     struct output streams[2]; /* stdout, stderr */
     struct waitq changed;     /* output came, or it is over */
     bool cancel;

@@ -12,17 +12,20 @@ struct notice {
     char *name; /* of an entry in directory id; NULL: the content of inode id */
 };
 
-/* What goes to the helper thread in one piece; owns everything it needs. */
+/* What goes to the helper thread in one piece; owns everything it needs there. */
 struct batch {
+    struct batch *prev, *next;
     struct fuse_session *fuse;
     struct notice *notices;
-    void (*done)(void *arg);
-    void *arg;
+    struct notifier *notifier; /* NULL: gone meanwhile */
 };
 
 struct notifier {
     struct mount *mount;
     struct notice *pending;
+    struct batch *batches; /* under way */
+    uint64_t sent, done;   /* batches */
+    struct waitq waiting;
     struct loop_timer timer;
 };
 
@@ -51,31 +54,38 @@ static int send_batch(void *arg)
 static void batch_sent(void *arg, int result)
 {
     struct batch *b = arg;
+    struct notifier *n = b->notifier;
     free_notices(b->notices);
-    if (b->done)
-        b->done(b->arg);
+    if (n) {
+        DL_DELETE(n->batches, b);
+        n->done++;
+        waitq_wake(store_wakeup(n->mount->store), &n->waiting, 0);
+    }
     free(b);
 }
 
-static int send_pending(struct notifier *n, void (*done)(void *arg), void *arg)
+static int send_pending(struct notifier *n)
 {
     struct batch *b = calloc(1, sizeof *b);
     if (!b)
         return -ENOMEM;
-    *b = (struct batch){.fuse = n->mount->fuse, .notices = n->pending, .done = done, .arg = arg};
+    *b = (struct batch){.fuse = n->mount->fuse, .notices = n->pending, .notifier = n};
     int err = loop_work(n->mount->loop, send_batch, batch_sent, b);
-    if (err)
+    if (err) {
         free(b);
-    else
-        n->pending = NULL;
-    return err;
+        return err;
+    }
+    DL_APPEND(n->batches, b);
+    n->pending = NULL;
+    n->sent++;
+    return 0;
 }
 
 static void timer_fired(void *arg)
 {
     struct notifier *n = arg;
     if (n->pending)
-        send_pending(n, NULL, NULL);
+        send_pending(n);
 }
 
 static void add(struct notifier *n, uint64_t id, const char *name)
@@ -106,9 +116,17 @@ struct store_events notifier_events(struct notifier *n)
     return (struct store_events){.entry = entry_changed, .content = content_changed, .arg = n};
 }
 
-int notifier_barrier(struct notifier *n, void (*done)(void *arg), void *arg)
+int notifier_flush(struct notifier *n, struct waiter *w, uint64_t *ticket)
 {
-    return send_pending(n, done, arg);
+    int err = !*ticket && n->pending ? send_pending(n) : 0;
+    if (err)
+        return err;
+    if (!*ticket)
+        *ticket = n->sent;
+    if (n->done >= *ticket)
+        return 0;
+    waitq_park(&n->waiting, w);
+    return STORE_WAIT;
 }
 
 struct notifier *notifier_new(struct mount *m)
@@ -125,6 +143,10 @@ void notifier_free(struct notifier *n)
 {
     if (!n)
         return;
+    struct batch *b;
+    DL_FOREACH (n->batches, b) {
+        b->notifier = NULL;
+    }
     loop_timer_stop(&n->timer);
     free_notices(n->pending);
     free(n);

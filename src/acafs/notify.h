@@ -9,7 +9,8 @@ struct notifier *notifier_new(struct mount *);
 void notifier_free(struct notifier *);
 /* The table for store_options. */
 struct store_events notifier_events(struct notifier *);
-/* Calls done from the loop once everything told so far has reached the kernel. 0 or -ENOMEM. */
-int notifier_barrier(struct notifier *, void (*done)(void *arg), void *arg);
+/* Waits until everything told before the first call has reached the kernel; *ticket starts at 0.
+ * STORE_WAIT, 0 or -ENOMEM. */
+int notifier_flush(struct notifier *, struct waiter *, uint64_t *ticket);
 
 #endif

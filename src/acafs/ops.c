@@ -36,11 +36,16 @@ static struct request *begin(fuse_req_t req, fuse_ino_t ino, int (*step)(struct 
     return inode ? request_new(mount_of(req), req, inode, step) : NULL;
 }
 
+static bool is_control(fuse_ino_t parent, const char *name)
+{
+    return parent == INODE_ROOT_ID && strcmp(name, ".acafs") == 0;
+}
+
 /* As begin(), for an operation on a name; the name is copied. */
 static struct request *begin_named(fuse_req_t req, fuse_ino_t parent, const char *name,
                                    int (*step)(struct request *))
 {
-    if (control_owns(parent)) {
+    if (control_owns(parent) || is_control(parent, name)) {
         fuse_reply_err(req, EPERM);
         return NULL;
     }
@@ -109,7 +114,7 @@ static int step_lookup(struct request *r)
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct mount *m = mount_of(req);
-    if (control_owns(parent) || (parent == INODE_ROOT_ID && strcmp(name, ".acafs") == 0)) {
+    if (control_owns(parent) || is_control(parent, name)) {
         control_lookup(m->control, req, parent, name);
         return;
     }
@@ -676,8 +681,9 @@ static int step_rename(struct request *r)
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
                       const char *newname, unsigned flags)
 {
-    if (control_owns(newparent) || flags & ~(unsigned)(RENAME_EXCHANGE | RENAME_NOREPLACE)) {
-        fuse_reply_err(req, control_owns(newparent) ? EPERM : EINVAL);
+    bool is_ours = control_owns(newparent) || is_control(newparent, newname);
+    if (is_ours || flags & ~(unsigned)(RENAME_EXCHANGE | RENAME_NOREPLACE)) {
+        fuse_reply_err(req, is_ours ? EPERM : EINVAL);
         return;
     }
     struct inode *to_dir = inode_of(req, newparent);

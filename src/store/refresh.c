@@ -547,6 +547,67 @@ int store_refresh_all(struct store *s, struct waiter *w)
     return STORE_WAIT;
 }
 
+static int await_listing(struct listing_state *state, struct waiter *w, int err)
+{
+    if (err)
+        return err;
+    waitq_park(&state->waiting, w);
+    return STORE_WAIT;
+}
+
+/* Waits for news on a directory's own content from after the waiter's birth; hidden: also on what
+ * its listing may leave out. */
+static int fresh_dir(struct store *s, struct waiter *w, struct inode *dir, bool hidden)
+{
+    struct listing_state *state;
+    if (!dir->dir || dir->dir->listing.listed_ms <= w->born) {
+        int err = ask_dir(s, dir, &state);
+        return err ? err : await_listing(state, w, 0);
+    }
+    if (hidden && dir_is_plain(s, dir) && s->hidden.listed_ms <= w->born)
+        return await_listing(&s->hidden, w, ask_hidden(s));
+    return 0;
+}
+
+/* The next part of a path, its length; 0 at the end. */
+static size_t next_part(const char **path)
+{
+    for (;;) {
+        *path += strspn(*path, "/");
+        size_t len = strcspn(*path, "/");
+        if (len != 1 || **path != '.')
+            return len;
+        ++*path;
+    }
+}
+
+int store_refresh_path(struct store *s, struct waiter *w, const char *path)
+{
+    int err = waiter_take_error(w);
+    struct inode *inode = s->inodes.root;
+    size_t len;
+    while (!err && (len = next_part(&path))) {
+        char name[256];
+        if (len >= sizeof name || !S_ISDIR(inode->mode))
+            return -ENOENT;
+        memcpy(name, path, len);
+        name[len] = '\0';
+        path += len;
+        struct inode *child = inode_child(inode, name);
+        if (!child)
+            err = fresh_dir(s, w, inode, true);
+        if (!child && !err)
+            return -ENOENT;
+        if (child)
+            inode = child;
+    }
+    if (err)
+        return err;
+    if (S_ISDIR(inode->mode))
+        return fresh_dir(s, w, inode, true);
+    return fresh_dir(s, w, inode->parent, S_ISLNK(inode->mode));
+}
+
 void store_dir_free(struct dir *d)
 {
     if (d->listing.call) {

@@ -63,6 +63,9 @@ int store_lookup(struct store *, struct waiter *, struct inode *dir, const char 
 void store_invalidate(struct store *);
 /* Asks for everything anew, changes told to the events. */
 int store_refresh_all(struct store *, struct waiter *);
+/* As above for one directory, or for the one that holds a file: -ENOENT when there is none. Parts of
+ * the path are joined by '/'; those that say nothing are passed over. */
+int store_refresh_path(struct store *, struct waiter *, const char *path);
 /* -ENAMETOOLONG, -EILSEQ for names that are not UTF-8, -EINVAL for reserved ones; 0. */
 int store_name_check(const struct inode *dir, const char *name);
 void store_stat(const struct inode *, struct stat *);
