@@ -490,6 +490,11 @@ void control_release(struct control *c, fuse_req_t req, struct fuse_file_info *f
     fuse_reply_err(req, 0);
 }
 
+struct jobs *control_jobs(struct control *c)
+{
+    return c->jobs;
+}
+
 static void waited_enough(void *arg)
 {
     struct control *c = arg;

@@ -11,6 +11,7 @@
 
 struct control *control_new(struct mount *);
 void control_free(struct control *);
+struct jobs *control_jobs(struct control *);
 /* As jobs_drain(). */
 int control_drain(struct control *, struct waiter *);
 

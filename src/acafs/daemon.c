@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "acafs/autorun.h"
 #include "acafs/control.h"
 #include "acafs/mount.h"
 #include "acafs/notify.h"
@@ -118,7 +119,11 @@ static int new_store(struct mount *m)
     int err = store_new(m->loop, m->client.session, &options, &m->store, &why);
     if (err)
         return tell(err, "cache", why);
-    return (m->control = control_new(m)) ? 0 : -ENOMEM;
+    if (!(m->control = control_new(m)))
+        return -ENOMEM;
+    if (c->autorun && !(m->autorun = autorun_new(m, control_jobs(m->control), c->autorun)))
+        return -ENOMEM;
+    return 0;
 }
 
 /* --- the kernel's side */
@@ -480,6 +485,7 @@ static void tear_down(struct daemon *d)
     if (m->fuse)
         fuse_session_unmount(m->fuse); /* or only forgets the mount point, where it is gone */
     mount_close_directories(m);
+    autorun_free(m->autorun);
     control_free(m->control);
     if (m->store)
         store_leave(m->store, &d->waiter);

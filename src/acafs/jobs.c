@@ -83,10 +83,20 @@ static void forget_old(struct jobs *jobs)
     }
 }
 
+static void log_end(const struct run *run)
+{
+    const char *message = json_string(run->report, "message");
+    log_write(run->err ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "job %llu, %s: %s%s%s",
+              (unsigned long long)run->id, run->path, run_state_name(run), message ? ": " : "",
+              message ? message : "");
+}
+
 static void over(struct run *run)
 {
     struct jobs *jobs = run->jobs;
     run->state = RUN_OVER;
+    if (run->unattended)
+        log_end(run);
     waitq_wake(store_wakeup(jobs->mount->store), &run->changed, 0);
     if (jobs->current == run) {
         jobs->current = NULL;

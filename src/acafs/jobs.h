@@ -34,8 +34,9 @@ struct run {
     struct output streams[2]; /* stdout, stderr */
     struct waitq changed;     /* output came, or it is over */
     bool cancel;
-    cJSON *report; /* OVER: the reply to `wait` */
-    int err;       /* OVER: 0 when the script succeeded, else -errno for a plain write */
+    bool unattended; /* nobody waits for it: its end is logged */
+    cJSON *report;   /* OVER: the reply to `wait` */
+    int err;         /* OVER: 0 when the script succeeded, else -errno for a plain write */
 };
 
 struct jobs *jobs_new(struct mount *);

@@ -10,6 +10,7 @@
 #include "loop/loop.h"
 #include "store/store.h"
 
+struct autorun;
 struct control;
 struct dir_handle;
 struct notifier;
@@ -21,6 +22,7 @@ struct mount {
     struct client client;
     struct store *store;
     struct control *control;
+    struct autorun *autorun; /* or NULL */
     struct notifier *notifier;
     struct fuse_session *fuse;
     struct loop_fd *fuse_fd;

@@ -12,6 +12,7 @@
 
 #include <utlist.h>
 
+#include "acafs/autorun.h"
 #include "acafs/control.h"
 #include "acafs/request.h"
 #include "util/log.h"
@@ -183,6 +184,7 @@ static int set_size(struct request *r)
         if (err)
             return err;
         r->to_set &= ~FUSE_SET_ATTR_SIZE;
+        autorun_wrote(r->mount->autorun, r->inode);
     }
     return r->flags ? 0 : store_flush(s, &r->waiter, r->inode, &r->ticket);
 }
@@ -412,6 +414,8 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     fi->direct_io = inode->size < 0; /* read until it ends: no listing told its size */
     if (fuse_reply_open(req, fi))
         store_close(m->store, inode);
+    else if (fi->fh == HANDLE_WRITES)
+        autorun_opened(m->autorun, inode, fi->flags & O_TRUNC);
 }
 
 static int step_create(struct request *r)
@@ -437,6 +441,8 @@ static int step_create(struct request *r)
     if (fuse_reply_create(r->req, &e, &r->fi)) {
         store_close(m->store, inode);
         inode_forget(store_inodes(m->store), inode, 1);
+    } else {
+        autorun_opened(m->autorun, inode, true);
     }
     return 0;
 }
@@ -523,6 +529,7 @@ static int step_write(struct request *r)
         store_write(r->mount->store, &r->waiter, r->inode, r->offset, r->data.data, r->data.len);
     if (err)
         return content_error(err);
+    autorun_wrote(r->mount->autorun, r->inode);
     fuse_reply_write(r->req, r->data.len);
     return 0;
 }
@@ -595,6 +602,8 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     struct inode *inode = inode_of(req, ino);
     if (!inode)
         return;
+    if (fi->fh == HANDLE_WRITES)
+        autorun_closed(m->autorun, inode);
     store_close(m->store, inode);
     fuse_reply_err(req, 0);
 }
@@ -673,9 +682,14 @@ static int step_rename(struct request *r)
                                                             : RENAME_PLAIN;
     int err = store_rename(r->mount->store, &r->waiter, r->inode, r->name, r->other, r->to_name,
                            how, &r->change);
-    if (!err)
-        fuse_reply_err(r->req, 0);
-    return err;
+    if (err)
+        return err;
+    if (how == RENAME_SWAP)
+        autorun_swapped(r->mount->autorun, r->inode, r->name, r->other, r->to_name);
+    else
+        autorun_renamed(r->mount->autorun, r->inode, r->name, r->other, r->to_name);
+    fuse_reply_err(r->req, 0);
+    return 0;
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
