@@ -123,6 +123,10 @@ static bool not_there(struct job *j)
         look_again(j);
         return true;
     }
+    if (j->called_at <= j->executed_at) { /* looked at before the run's answer: it may be there */
+        watch_at_once(j);
+        return true;
+    }
     if (err)
         job_lose(j, &j->execution_error, NULL);
     else
@@ -133,6 +137,7 @@ static bool not_there(struct job *j)
 
 bool kernel_watched(struct job *j, struct watch_answer *a)
 {
+    static const char at_limit[] = "ended by the service's limit for one execution";
     bool timed_out = j->executed && j->execution_state == EXECUTION_TIMED_OUT;
     switch (a->state) {
     case WATCH_GONE:
@@ -146,7 +151,7 @@ bool kernel_watched(struct job *j, struct watch_answer *a)
         return false;
     case WATCH_DIED:
         if (timed_out)
-            job_end(j, JOB_TIMED_OUT, 124, "ended by the service's limit for one execution");
+            job_end(j, JOB_TIMED_OUT, 124, at_limit);
         return timed_out;
     case WATCH_OVER:
         /* The pool may end a kernel whose caller goes away before the answer. */
@@ -159,6 +164,8 @@ bool kernel_watched(struct job *j, struct watch_answer *a)
         if (timed_out && a->status.state == JOB_FAILED) {
             a->status.state = JOB_TIMED_OUT;
             a->status.exit_code = 124;
+            free(a->status.message); /* of the interrupt that ended it */
+            a->status.message = strdup(at_limit);
         }
         return false;
     case WATCH_MISSING:
