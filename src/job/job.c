@@ -39,6 +39,7 @@ enum {
     PATIENCE_MS = 600000,
     STOP_AGAIN_MS = 300,
     KILL_AFTER_MS = 5000,
+    DEAF_MS = 10000,        /* a kernel's session that can't be told to stop for so long */
     CODE_INLINE = 96 << 10, /* longer code is uploaded first */
 };
 
@@ -312,6 +313,7 @@ static void stop_told(void *arg, const struct session_error *e, const cJSON *val
     struct job *j = arg;
     const char *state = json_string(value, "state");
     j->stop_call = NULL;
+    loop_timer_stop(&j->stop_next);
     if (e->err || !state || strcmp(state, "gone") == 0) {
         /* A kernel may come to it later; a process's start was told before this, or is lost. */
         loop_timer_set(&j->stop_next, STOP_AGAIN_MS);
@@ -325,11 +327,29 @@ static void stop_told(void *arg, const struct session_error *e, const cJSON *val
         loop_timer_set(&j->next, 0);
 }
 
+/* The only kernel of the session runs the script, and nothing else can be run beside it. */
+static void stop_unheard(struct job *j)
+{
+    bool late = j->stop_state == JOB_TIMED_OUT;
+    set_end(j, j->stop_state, late ? 124 : 130,
+            late ? "timed out; the session could not be told: the script may go on there"
+                 : "Canceled; the session could not be told: the script may go on there");
+    session_cancel(j->call);
+    j->call = NULL;
+    forget_in_session(j);
+    job_tell(j);
+}
+
 static void tell_stop(void *arg)
 {
     struct job *j = arg;
-    if (j->stop_call || j->phase > JOB_WATCHING)
+    if (j->phase > JOB_WATCHING)
         return;
+    if (j->stop_call) {
+        if (j->in_kernel && !j->stop_told)
+            stop_unheard(j);
+        return;
+    }
     if (!j->stop_wanted) { /* the time is over, in the kernel */
         job_stop(j, JOB_TIMED_OUT);
         return;
@@ -349,8 +369,7 @@ static void tell_stop(void *arg)
     cJSON_AddStringToObject(cJSON_GetObjectItemCaseSensitive(request, "args"), "why",
                             j->stop_state == JOB_TIMED_OUT ? "timed-out" : "canceled");
     j->stop_call = session_helper(j->session, request, stop_told, j);
-    if (!j->stop_call)
-        loop_timer_set(&j->stop_next, STOP_AGAIN_MS);
+    loop_timer_set(&j->stop_next, j->stop_call ? DEAF_MS : STOP_AGAIN_MS);
 }
 
 void job_stop(struct job *j, enum job_state state)
