@@ -2,10 +2,11 @@
  *
  *     job_driver [OPTION]... SCRIPT [ARG]...     or, with -c CODE, no SCRIPT
  *
- * runs it in the session, its outputs to stdout and stderr as they come. Descriptor 3 gets one line
- * of JSON at the end. SIGINT cancels; SIGTERM abandons the job, and waits for the session's answer
- * to one more call. Options: -s SOCKET or -u URL (token in ACAFS_TOKEN), -i SESSION, -c CODE, -n
- * NAME of the code, -k in the kernel, -o keep outputs, -t MILLISECONDS. */
+ * runs it in the session, its outputs to stdout and descriptor 4 as they come; stderr has our log.
+ * Descriptor 3 gets one line of JSON at the end. SIGINT cancels; SIGTERM abandons the job, and
+ * waits for the session's answer to one more call. Options: -s SOCKET or -u URL (token in
+ * ACAFS_TOKEN), -i SESSION, -c CODE, -n NAME of the code, -k in the kernel, -o keep outputs, -t
+ * MILLISECONDS. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,11 +28,26 @@ struct driver {
     unsigned ends;
 };
 
+/* The token that the test was told. */
+static void *get_token(void *self, http_token_fn *done, void *arg)
+{
+    done(arg, 0, self, NULL);
+    return NULL;
+}
+
+static void cancel_token(void *self, void *handle)
+{
+}
+
+static void refused_token(void *self, const char *token)
+{
+}
+
 static void output(void *arg, int stream, const void *data, size_t len)
 {
     const char *p = data;
     for (ssize_t n; len; p += n, len -= (size_t)n)
-        if ((n = write(stream, p, len)) <= 0)
+        if ((n = write(stream == 1 ? 1 : 4, p, len)) <= 0)
             _exit(99);
 }
 
@@ -88,6 +104,8 @@ int main(int argc, char **argv)
     struct driver d = {0};
     struct session_options where = {.endpoint = "http://localhost", .identifier = "test"};
     struct job_spec spec = {0};
+    const struct http_authorizer auth = {getenv("ACAFS_TOKEN"), get_token, cancel_token,
+                                         refused_token};
     int option;
     log_init("job_driver", LOG_LEVEL_DEBUG);
     while ((option = getopt(argc, argv, "+s:u:i:c:n:kot:")) != -1) {
@@ -123,7 +141,7 @@ int main(int argc, char **argv)
     char *why = NULL;
     const struct http_options options = {.retries = 2};
     if (loop_new(&d.loop) || http_new(d.loop, &options, &http) ||
-        session_new(d.loop, http, NULL, &where, &d.session, &why)) {
+        session_new(d.loop, http, auth.self ? &auth : NULL, &where, &d.session, &why)) {
         fprintf(stderr, "%s\n", why ? why : "?");
         return 97;
     }
