@@ -63,7 +63,8 @@ static int take_stream(const cJSON *value, const char *name, struct buf *data, u
     const cJSON *piece = json_object(value, name);
     if (!json_uint(piece, "size", size))
         return -EPROTO;
-    return take_base64(piece, "data", data);
+    int err = take_base64(piece, "data", data);
+    return !err && data->len > *size ? -EPROTO : err;
 }
 
 /* image-N.EXTENSION, nothing else: it becomes part of paths. */
