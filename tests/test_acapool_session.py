@@ -199,7 +199,7 @@ def test_the_cooldown_ends_what_nobody_uses(tmp_path):
         used.put("a")
         unused.put("a")
         unused.run("import subprocess; p = subprocess.Popen(['sleep', '2718'], start_new_session=True); None")
-        assert sleeping(2718)
+        wait_until(lambda: sleeping(2718), 10, "the process of its own")
         started = time.monotonic()
         etag = used.call("GET", "session").json()["etag"]
         while time.monotonic() - started < 4.5:
@@ -337,10 +337,9 @@ def test_it_ends_cleanly_with_work_under_way(tmp_path, signal_):
         session.run("import time, subprocess; subprocess.Popen(['sleep', '1618'], start_new_session=True); None")
         session.call("POST", "executions", {"code": "while True: pass", "executionType": "Asynchronous"})
         answers = []
-        busy = threading.Thread(target=lambda: answers.append(session.execute("time.sleep(60)")))
+        busy = threading.Thread(target=lambda: answers.append(session.execute("open('here', 'w').close(); time.sleep(60)")))
         busy.start()
-        wait_until(lambda: sleeping(1618) and session.call("GET", "session").status == 200, 10, "it")
-        time.sleep(.2)
+        wait_until(lambda: sleeping(1618) and "here" in session.names(), 20, "it to run")
         began = time.monotonic()
         server.process.send_signal(signal_)
         assert server.process.wait(20) == 0
@@ -356,7 +355,7 @@ def test_killed_it_takes_its_sandboxes_along_and_the_next_one_cleans_up(tmp_path
     server = Server(tmp_path / "p", "--data", data)
     session = server.session()
     session.run("import subprocess; subprocess.Popen(['sleep', '1414'], start_new_session=True); None")
-    assert sleeping(1414)
+    wait_until(lambda: sleeping(1414), 10, "the process of its own")
     server.process.kill()
     server.process.wait()
     server.process.stdout.close()
