@@ -191,6 +191,14 @@ int answer_entries(const cJSON *array, bool cut, struct listing *out)
     return 0;
 }
 
+int answer_one_entry(const cJSON *item, struct entry *out)
+{
+    int err = read_entry(item, false, out);
+    if (err)
+        entry_free(out);
+    return err;
+}
+
 /* The page may be an array, or {"value": array or null}. NULL: neither; *empty: no entries. */
 static const cJSON *list_array(const cJSON *body, bool *empty)
 {

@@ -18,5 +18,7 @@ const cJSON *answer_error_object(const cJSON *document);
 /* The entries of an array as lists and the helper give them: 0 or -ENOMEM, with out to be freed
  * by listing_free() all the same. cut: the text held a \u0000. */
 int answer_entries(const cJSON *array, bool cut, struct listing *out);
+/* One entry, as the helper describes it: 0, -EINVAL or -ENOMEM with nothing to free. */
+int answer_one_entry(const cJSON *, struct entry *out);
 
 #endif

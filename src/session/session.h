@@ -102,6 +102,10 @@ struct session_call *session_upload(struct session *, const char *path, int fd, 
 struct session_call *session_upload_bytes(struct session *, const char *path, const void *data,
                                           size_t len, session_entry_fn *, void *arg);
 
+/* What a name is now: -ENOENT when there is none. */
+struct session_call *session_stat(struct session *, const char *path, session_entry_fn *,
+                                  void *arg);
+
 /* A file or symlink; -ENOENT when it was not there. */
 struct session_call *session_unlink(struct session *, const char *path, session_done_fn *,
                                     void *arg);
