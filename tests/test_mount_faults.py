@@ -407,6 +407,7 @@ def test_a_stuck_file_does_not_hold_up_the_others(faulty, proxy, behind):
     finally:
         process.kill()
         process.wait(10)
+    mount.sync()
 
 
 def test_interrupted_readers_leave_the_file_whole(faulty, proxy, behind):

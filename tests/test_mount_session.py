@@ -114,7 +114,6 @@ def test_two_mounts_of_one_session_in_turn(mounts, session):
     assert sorted(os.listdir(three)) == ["dir", "run.sh"]
 
 
-@pytest.mark.xfail(strict=True, reason="comes with the journal")
 def test_metadata_survives_a_remount(mounts, session, tmp_path):
     one = mounts(session=session, cache=tmp_path / "cache")
     (one / "x").write_text("x")

@@ -190,6 +190,8 @@ static void session_deleted(void *arg, const struct session_error *e)
     struct command *c = arg;
     c->call = NULL;
     c->told = true;
+    if (e->err)
+        store_expect_new(c->mount->store, false);
     if (e->err && e->err != -ENOENT)
         reply_error(c, e->err, e->message ? e->message : strerror(-e->err));
     store_invalidate(c->mount->store);
@@ -212,6 +214,7 @@ static int start_delete(struct command *c, const char *rest)
     if (*rest)
         return command_refuse(c, "delete-session takes no arguments");
     c->step = step_delete;
+    store_expect_new(c->mount->store, true);
     c->call = session_delete(c->mount->client.session, session_deleted, c);
     return c->call ? 0 : command_refuse(c, "out of memory");
 }

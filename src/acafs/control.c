@@ -19,10 +19,19 @@ enum { LINE_LIMIT = 16 << 20, GOODBYE_MS = 2000 };
 
 /* Inode numbers: all have this bit. Fixed ones, then 16 for each job: its directory first. */
 static const fuse_ino_t CONTROL_BIT = (fuse_ino_t)1 << 62;
-enum { NODE_DIR, NODE_CONTROL, NODE_STATUS, NODE_METRICS, NODE_JOBS, NODE_FIXED, NODES_A_JOB = 16 };
+enum {
+    NODE_DIR,
+    NODE_CONTROL,
+    NODE_STATUS,
+    NODE_METRICS,
+    NODE_JOBS,
+    NODE_LOST, /* a symlink to where the cache has files of recycled sessions */
+    NODE_FIXED,
+    NODES_A_JOB = 16
+};
 enum { JOB_DIR, JOB_CODE, JOB_STATUS, JOB_STDOUT, JOB_STDERR, JOB_RESULT, JOB_NODES };
 
-static const char *const fixed_names[] = {"", "control", "status", "metrics", "jobs"};
+static const char *const fixed_names[] = {"", "control", "status", "metrics", "jobs", "lost"};
 static const char *const job_names[] = {"", "code", "status", "stdout", "stderr", "result"};
 
 struct control {
@@ -82,6 +91,20 @@ static bool is_dir(fuse_ino_t ino)
     return node == NODE_DIR || node == NODE_JOBS;
 }
 
+static bool is_lost(fuse_ino_t ino)
+{
+    return ino == fixed_ino(NODE_LOST);
+}
+
+static mode_t mode_of(fuse_ino_t ino)
+{
+    if (is_dir(ino))
+        return S_IFDIR | 0700;
+    if (is_lost(ino))
+        return S_IFLNK | 0777;
+    return S_IFREG | (ino == fixed_ino(NODE_CONTROL) ? 0600 : 0400);
+}
+
 static bool exists(const struct control *c, fuse_ino_t ino)
 {
     unsigned node;
@@ -91,11 +114,9 @@ static bool exists(const struct control *c, fuse_ino_t ino)
 
 static void fill_stat(const struct control *c, fuse_ino_t ino, struct stat *st)
 {
-    unsigned node;
-    bool is_control = !job_of(ino, &node) && node == NODE_CONTROL;
     *st = (struct stat){
         .st_ino = ino,
-        .st_mode = is_dir(ino) ? S_IFDIR | 0700 : S_IFREG | (is_control ? 0600 : 0400),
+        .st_mode = mode_of(ino),
         .st_nlink = is_dir(ino) ? 2 : 1,
         .st_uid = c->mount->owner,
         .st_gid = c->mount->owner_group,
@@ -164,6 +185,17 @@ void control_getattr(struct control *c, fuse_req_t req, fuse_ino_t ino)
     }
     fill_stat(c, ino, &st);
     fuse_reply_attr(req, &st, 0);
+}
+
+void control_readlink(struct control *c, fuse_req_t req, fuse_ino_t ino)
+{
+    _cleanup_buf_ struct buf path = {0};
+    if (!is_lost(ino))
+        fuse_reply_err(req, EINVAL);
+    else if (buf_addf(&path, "%s/lost", store_directory(c->mount->store)))
+        fuse_reply_err(req, ENOMEM);
+    else
+        fuse_reply_readlink(req, path.data);
 }
 
 /* The entry after `offset` in a directory: its name, number and own offset; false at the end. */
@@ -281,7 +313,8 @@ static void handle_free(struct handle *h)
 
 void control_open(struct control *c, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct handle *h = exists(c, ino) && !is_dir(ino) ? calloc(1, sizeof *h) : NULL;
+    struct handle *h =
+        exists(c, ino) && !is_dir(ino) && !is_lost(ino) ? calloc(1, sizeof *h) : NULL;
     if (!h) {
         fuse_reply_err(req, is_dir(ino) ? EISDIR : ENOENT);
         return;

@@ -24,6 +24,7 @@ bool control_owns(fuse_ino_t);
 /* The FUSE operations there; each answers the request, now or later. */
 void control_lookup(struct control *, fuse_req_t, fuse_ino_t parent, const char *name);
 void control_getattr(struct control *, fuse_req_t, fuse_ino_t);
+void control_readlink(struct control *, fuse_req_t, fuse_ino_t);
 void control_readdir(struct control *, fuse_req_t, fuse_ino_t, size_t size, off_t, bool plus);
 void control_open(struct control *, fuse_req_t, fuse_ino_t, struct fuse_file_info *);
 void control_read(struct control *, fuse_req_t, fuse_ino_t, size_t size, off_t,

@@ -25,6 +25,7 @@
 enum {
     BATCH = 16,         /* kernel requests taken in a row before transfers get their turn */
     PROGRESS_MS = 1000, /* between lines of a long drain on a terminal */
+    LISTED_LEFT = 100,  /* files named of those that could not be sent */
 };
 
 /* The life of the daemon:
@@ -78,6 +79,8 @@ static int exit_code(int err)
         return EXIT_DENIED;
     case -EINVAL:
         return EXIT_USAGE;
+    case -EBUSY:
+        return EXIT_IN_USE;
     case -EHOSTUNREACH:
     case -ETIMEDOUT:
     case -EIO:
@@ -113,12 +116,18 @@ static int new_store(struct mount *m)
         .uid = c->uid == (uid_t)-1 ? m->owner : c->uid,
         .gid = c->gid == (gid_t)-1 ? m->owner_group : c->gid,
         .umask = c->umask,
+        .restore = c->restore,
+        .keepalive = c->keepalive,
         .events = notifier_events(m->notifier),
     };
     _cleanup_free_ char *why = NULL;
     int err = store_new(m->loop, m->client.session, &options, &m->store, &why);
+    if (err == -EBUSY)
+        log_error("%s", why ? why : "this session is mounted already on this machine");
+    else if (err)
+        tell(err, "cache", why);
     if (err)
-        return tell(err, "cache", why);
+        return err;
     if (!(m->control = control_new(m)))
         return -ENOMEM;
     if (c->autorun && !(m->autorun = autorun_new(m, control_jobs(m->control), c->autorun)))
@@ -274,7 +283,10 @@ static void serve(struct daemon *d)
 static void first_listing(struct waiter *w)
 {
     struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
-    int err = store_fresh(d->mount.store, w, store_inodes(d->mount.store)->root);
+    struct store *s = d->mount.store;
+    int err = store_recover(s, w);
+    if (!err)
+        err = store_fresh(s, w, store_inodes(s)->root);
     if (err == STORE_WAIT)
         return;
     if (err)
@@ -304,10 +316,27 @@ static void list_left(void *arg, const struct store_pending *p)
 {
     _cleanup_buf_ struct buf path = {0};
     unsigned *count = arg;
-    ++*count;
-    if (inode_path(p->inode, &path))
-        log_error("not on the server: %s (%llu bytes): %s", path.data, (unsigned long long)p->size,
-                  p->err ? strerror(-p->err) : "no time left");
+    if (++*count > LISTED_LEFT || !inode_path(p->inode, &path))
+        return;
+    log_error("not on the server: %s (%llu bytes): %s%s", path.data, (unsigned long long)p->size,
+              p->err ? strerror(-p->err) : "no time left",
+              p->kept ? "" : "; and NOT in the journal");
+}
+
+/* The last line: what the next mount of the session goes on with. */
+static unsigned tell_left(const struct daemon *d)
+{
+    struct store_stats s;
+    unsigned left = 0;
+    store_each_pending(d->mount.store, list_left, &left);
+    store_get_stats(d->mount.store, &s);
+    if (left > LISTED_LEFT)
+        log_error("and %u more", left - LISTED_LEFT);
+    if (left || s.removals)
+        log_error("%u files and %zu deletes stay in the journal: mount the session again to go on "
+                  "with them",
+                  left, s.removals);
+    return left + (unsigned)s.removals;
 }
 
 static void tell_kernel(struct waiter *w)
@@ -322,15 +351,15 @@ static void tell_kernel(struct waiter *w)
 static void end_drain(struct daemon *d)
 {
     struct mount *m = &d->mount;
-    unsigned left = 0;
     if (d->phase == ENDING)
         return;
     d->phase = ENDING;
     loop_timer_stop(&d->drain_timer);
     loop_timer_stop(&d->progress_timer);
     store_leave(m->store, &d->waiter);
-    store_each_pending(m->store, list_left, &left);
-    d->code = left ? EXIT_OTHER : EXIT_OK;
+    if (isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+    d->code = tell_left(d) ? EXIT_OTHER : EXIT_OK;
     m->ending = true;
     requests_end(m, -ENOTCONN);
     waiter_init(&d->waiter, tell_kernel);

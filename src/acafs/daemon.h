@@ -13,6 +13,7 @@ enum {
     EXIT_USAGE = 64,
     EXIT_MOUNTPOINT = 66,
     EXIT_UNREACHABLE = 69,
+    EXIT_IN_USE = 75, /* the session is mounted already, with the same cache */
     EXIT_DENIED = 77,
     EXIT_CONFIG = 78,
 };

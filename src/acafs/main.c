@@ -17,6 +17,7 @@
 #include "acafs/tools.h"
 #include "config/config.h"
 #include "session/session.h"
+#include "store/fault.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
@@ -213,6 +214,10 @@ static int mount_session(const struct arguments *a, struct config *config)
 int main(int argc, char **argv)
 {
     log_init("acafs", LOG_LEVEL_INFO);
+    if (fault_init()) {
+        log_error("ACAFS_FAULT: no such step: %s", getenv("ACAFS_FAULT"));
+        return EXIT_USAGE;
+    }
     for (size_t i = 0; argc > 1 && i < sizeof subcommands / sizeof *subcommands; i++) {
         if (strcmp(argv[1], subcommands[i].name) == 0)
             return subcommands[i].run(argc - 1, argv + 1);

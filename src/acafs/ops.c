@@ -77,10 +77,11 @@ static int reply_entry(struct request *r, struct inode *inode)
 static void own(struct request *r, struct inode *inode)
 {
     const struct fuse_ctx *who = fuse_req_ctx(r->req);
-    if (who && r->mount->config->uid == (uid_t)-1)
-        inode->uid = who->uid;
-    if (who && r->mount->config->gid == (gid_t)-1)
-        inode->gid = who->gid;
+    const struct config *c = r->mount->config;
+    uid_t uid = who && c->uid == (uid_t)-1 ? who->uid : inode->uid;
+    gid_t gid = who && c->gid == (gid_t)-1 ? who->gid : inode->gid;
+    if (uid != inode->uid || gid != inode->gid)
+        store_set_owner(r->mount->store, inode, uid, gid);
 }
 
 static int reply_made(struct request *r, struct inode *inode)
@@ -173,7 +174,15 @@ static void set_times(struct request *r)
         store_set_times(r->mount->store, r->inode, atime, mtime);
 }
 
-/* A size set by path has no close that would send it: it is sent here. */
+/* What a close waits for: that content is safe on this disk or, with -o sync, on the server. */
+static int wait_safe(struct request *r, struct inode *inode)
+{
+    struct store *s = r->mount->store;
+    return r->mount->config->sync ? store_flush(s, &r->waiter, inode, &r->ticket)
+                                  : store_commit(s, &r->waiter, inode, &r->ticket);
+}
+
+/* A size set by path has no close that would keep and send it: that is done here. */
 static int set_size(struct request *r)
 {
     struct store *s = r->mount->store;
@@ -186,7 +195,7 @@ static int set_size(struct request *r)
         r->to_set &= ~FUSE_SET_ATTR_SIZE;
         autorun_wrote(r->mount->autorun, r->inode);
     }
-    return r->flags ? 0 : store_flush(s, &r->waiter, r->inode, &r->ticket);
+    return r->flags ? 0 : wait_safe(r, r->inode);
 }
 
 static int step_setattr(struct request *r)
@@ -224,6 +233,10 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
+    if (control_owns(ino)) {
+        control_readlink(mount_of(req)->control, req, ino);
+        return;
+    }
     struct inode *inode = inode_of(req, ino);
     if (!inode)
         return;
@@ -468,7 +481,7 @@ static int step_mknod(struct request *r)
         inode_pin(r->other);
         store_close(m->store, r->other);
     }
-    int err = store_flush(m->store, &r->waiter, r->other, &r->ticket);
+    int err = wait_safe(r, r->other);
     return err ? err : reply_made(r, r->other);
 }
 
@@ -551,18 +564,31 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
     request_run(r);
 }
 
-static int step_flush(struct request *r)
+static int answer_saved(struct request *r, int err)
 {
-    int err = store_flush(r->mount->store, &r->waiter, r->inode, &r->ticket);
-    if (err)
-        return err;
-    fuse_reply_err(r->req, 0);
-    return 0;
+    if (!err)
+        fuse_reply_err(r->req, 0);
+    return err;
 }
 
-static void flush(fuse_req_t req, fuse_ino_t ino)
+static int step_flush(struct request *r)
 {
-    struct request *r = begin(req, ino, step_flush);
+    return answer_saved(r, wait_safe(r, r->inode));
+}
+
+static int step_fsync(struct request *r)
+{
+    return answer_saved(r, store_flush(r->mount->store, &r->waiter, r->inode, &r->ticket));
+}
+
+static int step_fsyncdir(struct request *r)
+{
+    return answer_saved(r, store_commit_names(r->mount->store, &r->waiter, &r->ticket));
+}
+
+static void save(fuse_req_t req, fuse_ino_t ino, int (*step)(struct request *))
+{
+    struct request *r = begin(req, ino, step);
     if (!r)
         return;
     r->deadline_ms = 0; /* the upload has its own limits, by progress */
@@ -576,7 +602,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     else if (fi->fh == HANDLE_READS)
         fuse_reply_err(req, 0);
     else
-        flush(req, ino);
+        save(req, ino, step_flush);
 }
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
@@ -584,12 +610,16 @@ static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
     if (control_owns(ino))
         fuse_reply_err(req, 0);
     else
-        flush(req, ino);
+        save(req, ino, step_fsync);
 }
 
+/* Names are on the server, or in the journal. */
 static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    fuse_reply_err(req, 0); /* changes of names are on the server before they are answered */
+    if (control_owns(ino))
+        fuse_reply_err(req, 0);
+    else
+        save(req, ino, step_fsyncdir);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -754,17 +784,39 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
     fuse_reply_err(req, ENOTSUP);
 }
 
+static const char error_xattr[] = "user.acafs.error";
+
+/* What sending the file failed with; NULL: nothing. */
+static const char *trouble(fuse_req_t req, fuse_ino_t ino)
+{
+    const struct inode *inode =
+        control_owns(ino) ? NULL : inode_find(store_inodes(mount_of(req)->store), ino);
+    int err = inode ? store_error(inode) : 0;
+    return err ? strerror(-err) : NULL;
+}
+
+static void reply_xattr(fuse_req_t req, const char *value, size_t len, size_t size)
+{
+    if (!size)
+        fuse_reply_xattr(req, len);
+    else if (size < len)
+        fuse_reply_err(req, ERANGE);
+    else
+        fuse_reply_buf(req, value, len);
+}
+
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    fuse_reply_err(req, ENODATA);
+    const char *value = strcmp(name, error_xattr) == 0 ? trouble(req, ino) : NULL;
+    if (value)
+        reply_xattr(req, value, strlen(value), size);
+    else
+        fuse_reply_err(req, ENODATA);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-    if (size)
-        fuse_reply_buf(req, NULL, 0);
-    else
-        fuse_reply_xattr(req, 0);
+    reply_xattr(req, error_xattr, trouble(req, ino) ? sizeof error_xattr : 0, size);
 }
 
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)

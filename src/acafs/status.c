@@ -21,6 +21,8 @@ static void add_pending(void *arg, const struct store_pending *p)
     cJSON_AddNumberToObject(file, "size", (double)p->size);
     cJSON_AddNumberToObject(file, "tries", p->tries);
     cJSON_AddBoolToObject(file, "uploading", p->uploading);
+    cJSON_AddBoolToObject(file, "kept", p->kept);
+    cJSON_AddBoolToObject(file, "failed", p->failed);
     if (p->err)
         cJSON_AddStringToObject(file, "error", strerror(-p->err));
     else
@@ -63,7 +65,12 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     else
         cJSON_AddNullToObject(status, "away");
     store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
+    cJSON_AddNumberToObject(status, "pending_deletes", (double)s.removals);
+    cJSON_AddNumberToObject(status, "failed", (double)s.failed_files);
+    cJSON_AddNumberToObject(status, "conflicts", (double)s.conflicts);
+    cJSON_AddNumberToObject(status, "lost", (double)s.lost);
     cJSON *cache = cJSON_AddObjectToObject(status, "cache");
+    cJSON_AddStringToObject(cache, "directory", store_directory(m->store));
     cJSON_AddNumberToObject(cache, "bytes", (double)s.cached_bytes);
     cJSON_AddNumberToObject(cache, "limit", (double)m->config->cache_size);
     cJSON_AddNumberToObject(cache, "files", (double)s.cached_files);
@@ -147,6 +154,11 @@ int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
     metric(out, "gauge", "inodes", "Names known.", (double)s.inodes);
     metric(out, "gauge", "pending_files", "Files not on the server yet.", (double)s.dirty_files);
     metric(out, "gauge", "pending_bytes", "Their size.", (double)s.dirty_bytes);
+    metric(out, "gauge", "failed_files", "Of these, refused by the pool.", (double)s.failed_files);
+    metric(out, "counter", "conflicts_total", "Files that somebody else changed as well.",
+           (double)s.conflicts);
+    metric(out, "counter", "lost_files_total", "Files of recycled sessions kept aside.",
+           (double)s.lost);
     metric(out, "gauge", "jobs_waiting", "Jobs queued or running.", jobs_waiting(jobs));
     metric(out, "gauge", "pool_away", "1 while the pool does not answer.", s.away ? 1 : 0);
     if (m->client.credential && credential_expires(m->client.credential))

@@ -2,16 +2,25 @@
  * on when the operation that asked for it gives up; it pins what it needs. While it runs nothing
  * at or below its names is uploaded, and it begins only when nothing there is being uploaded.
  *
- *     checks ──▶ CALLED ──▶ DONE ──▶ result taken (or forgotten: freed at once)
- */
+ *     checks ──▶ (INTENDED) ──▶ CALLED ──▶ DONE ──recorded──▶ result taken (or forgotten: freed at
+ * once)
+ *
+ * What the server need not hear of is done here alone: a file with content that is not on the
+ * server yet is renamed in the tree and in the journal, and goes up under its new name. What
+ * the server had under the old one is then removed (removal.c). So those renames, and deletes of
+ * files that never went up, work while the pool is away; all other changes are then refused at
+ * once, for they could not be seen to be possible. A rename by the server of what the journal
+ * tells of is INTENDED first: see recover.c. */
 #include "store/internal.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <utlist.h>
 
+#include "store/fault.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
@@ -29,6 +38,10 @@ struct change {
     char *target;               /* symlinks */
     mode_t mode;
     enum session_rename how;
+    char *old_path, *new_path; /* of a rename by the server */
+    bool intended;             /* the journal tells of it */
+    struct waiter begin;       /* until it does */
+    uint64_t batch;            /* with which its records are kept */
     struct session_call *call;
     struct waitq waiting;
     bool done, forgotten;
@@ -47,12 +60,15 @@ static void change_free(struct change *c)
     DL_DELETE(s->change_list, c);
     if (c->call)
         session_cancel(c->call);
+    waiter_leave(&s->wakeup, &c->begin);
     unpin(s, c->inode);
     unpin(s, c->other);
     unpin(s, c->dir);
     unpin(s, c->to_dir);
     free(c->name);
     free(c->target);
+    free(c->old_path);
+    free(c->new_path);
     free(c);
 }
 
@@ -115,11 +131,21 @@ static void dir_changed(struct store *s, struct inode *dir)
     dir->ctime = dir->mtime;
 }
 
-static void take_away(struct store *s, struct inode *inode)
+/* Whether the journal may tell of the name, or of one below it. */
+static bool is_recorded(const struct inode *inode)
 {
+    return inode->recorded || S_ISDIR(inode->mode);
+}
+
+static void take_away(struct change *c, struct inode *inode)
+{
+    struct store *s = c->store;
     struct inode *dir = inode->parent;
+    _cleanup_buf_ struct buf path = {0};
     if (!dir)
         return;
+    if (is_recorded(inode) && inode_path(inode, &path))
+        c->batch = store_record(s, RECORD_GONE, path.data, NULL, store_file_dirty(inode));
     store_bury(s, dir, inode->name);
     dir_changed(s, dir);
     inode_pin(inode);
@@ -142,6 +168,7 @@ static int put_made(struct change *c)
     if (c->kind == CHANGE_MKDIR) {
         inode->mode = c->mode;
         inode->own_mode = true;
+        store_note(s, inode);
     } else if (!inode->target) {
         inode->target = c->target;
         inode->size = (int64_t)strlen(c->target);
@@ -153,27 +180,42 @@ static int put_made(struct change *c)
     return 0;
 }
 
+static int swap(struct change *c)
+{
+    struct store *s = c->store;
+    _cleanup_buf_ struct buf one = {0}, other = {0};
+    if (!c->inode->parent || !c->other->parent)
+        return 0;
+    if (!inode_path(c->inode, &one) || !inode_path(c->other, &other))
+        return -ENOMEM;
+    c->batch = store_record(s, RECORD_SWAP, one.data, other.data, true);
+    return inode_swap(&s->inodes, c->inode, c->other);
+}
+
 static int put_moved(struct change *c)
 {
     struct store *s = c->store;
     struct inode *inode = c->inode;
-    if (c->how == RENAME_SWAP) {
-        if (inode->parent && c->other->parent)
-            inode_swap(&s->inodes, inode, c->other);
-        return 0;
-    }
+    _cleanup_buf_ struct buf from = {0}, to = {0};
+    if (c->how == RENAME_SWAP)
+        return swap(c);
     struct inode *there = inode_child(c->to_dir, c->name);
     if (there == inode)
         return 0;
     if (there)
-        take_away(s, there);
+        take_away(c, there);
     if (!inode->parent)
         return 0; /* a listing took it away meanwhile; the next one shows it */
+    if (!inode_path(inode, &from) || !inode_child_path(c->to_dir, c->name, &to))
+        return -ENOMEM;
     store_bury(s, inode->parent, inode->name);
     dir_changed(s, inode->parent);
     dir_changed(s, c->to_dir);
     clock_gettime(CLOCK_REALTIME, &inode->ctime);
-    return inode_move(&s->inodes, inode, c->to_dir, c->name);
+    int err = inode_move(&s->inodes, inode, c->to_dir, c->name);
+    if (!err && is_recorded(inode))
+        c->batch = store_record(s, RECORD_MOVE, from.data, to.data, true);
+    return err;
 }
 
 static int apply(struct change *c)
@@ -181,7 +223,7 @@ static int apply(struct change *c)
     switch (c->kind) {
     case CHANGE_UNLINK:
     case CHANGE_RMDIR:
-        take_away(c->store, c->inode);
+        take_away(c, c->inode);
         return 0;
     case CHANGE_MKDIR:
     case CHANGE_SYMLINK:
@@ -192,23 +234,36 @@ static int apply(struct change *c)
     return put_moved(c);
 }
 
+/* Its outcome is known, and in the next batch. */
+static void change_over(struct change *c)
+{
+    struct store *s = c->store;
+    if (c->intended)
+        store_record(s, RECORD_SETTLED, c->old_path, c->new_path, false);
+    c->done = true;
+    waitq_wake(&s->wakeup, &c->waiting, 0);
+    waitq_wake(&s->wakeup, &s->changed, 0);
+    loop_timer_set(&s->pump, 0); /* for what was not sent meanwhile */
+    if (c->forgotten)
+        change_free(c);
+}
+
 static void change_done(void *arg, const struct session_error *e)
 {
     struct change *c = arg;
     struct store *s = c->store;
     c->call = NULL;
-    c->done = true;
     c->err = e->err;
     if (c->kind == CHANGE_UNLINK && e->err == -ENOENT)
         c->err = 0; /* gone is what was wanted */
     if (!c->err)
+        fault_point("change-made");
+    if (!c->err)
         c->err = apply(c);
     else if (c->err != -ENOTEMPTY && c->err != -EEXIST)
         log_warning("%s: %s", c->name, e->message ? e->message : strerror(-e->err));
-    waitq_wake(&s->wakeup, &c->waiting, 0);
-    waitq_wake(&s->wakeup, &s->changed, 0);
-    if (c->forgotten)
-        change_free(c);
+    store_note_reach(s, e->err);
+    change_over(c);
 }
 
 /* --- the operation's side */
@@ -217,12 +272,16 @@ static void change_done(void *arg, const struct session_error *e)
 static int change_result(struct change **change, struct waiter *w, struct inode **made)
 {
     struct change *c = *change;
-    waiter_take_error(w);
     if (!c->done) {
+        waiter_take_error(w);
         waitq_park(&c->waiting, w);
         return STORE_WAIT;
     }
-    int err = c->err;
+    int err = store_recorded(c->store, w, c->batch);
+    if (err == STORE_WAIT)
+        return err;
+    if (c->err)
+        err = c->err;
     if (made)
         *made = c->inode;
     *change = NULL;
@@ -243,12 +302,38 @@ static int called(struct change *c, struct session_call *call, struct change **c
     return change_result(change, w, NULL);
 }
 
-/* The server has nothing to do with it: done in the tree alone. */
-static int done_here(struct change *c)
+/* The server has nothing to do with it: done in the tree and the journal alone. */
+static int done_here(struct change *c, struct change **change, struct waiter *w)
 {
-    int err = apply(c);
-    change_free(c);
-    return err;
+    c->err = apply(c);
+    c->done = true;
+    *change = c;
+    return change_result(change, w, NULL);
+}
+
+static const struct version unknown = {.size = -1, .mtime = {.tv_nsec = -1}};
+
+/* Whether the server may have something of a file that never arrived there as a whole. */
+static bool may_be_there(const struct inode *inode)
+{
+    const struct file *f = inode->file;
+    return f && (f->maybe_sent || f->send == SEND_SENDING);
+}
+
+/* A file that the server does not have, or has only in part. */
+static int unlink_here(struct change *c, struct change **change, struct waiter *w)
+{
+    bool leaves = may_be_there(c->inode);
+    if (leaves)
+        c->batch = store_remove_later(c->store, c->dir, c->name, &unknown, NULL,
+                                      file_detach_upload(c->inode->file));
+    return done_here(c, change, w);
+}
+
+/* What the server must do is not even tried while it is known not to answer. */
+static int reach(const struct store *s)
+{
+    return store_pool_away(s) ? s->away : 0;
 }
 
 /* What is open must have its content here before its name goes. */
@@ -272,13 +357,14 @@ int store_unlink(struct store *s, struct waiter *w, struct inode *dir, const cha
         return err;
     if (S_ISDIR(inode->mode))
         return -EISDIR;
-    if ((err = before_name_goes(s, w, inode)) || (err = store_uploads_below(s, w, inode)))
+    if (inode->on_server && ((err = before_name_goes(s, w, inode)) ||
+                             (err = store_uploads_below(s, w, inode)) || (err = reach(s))))
         return err;
     struct change *c = change_new(s, CHANGE_UNLINK, dir, name, inode);
     if (!c)
         return -ENOMEM;
     if (!inode->on_server)
-        return done_here(c);
+        return unlink_here(c, change, w);
     _cleanup_buf_ struct buf path = {0};
     struct session_call *call =
         inode_path(inode, &path) ? session_unlink(s->session, path.data, change_done, c) : NULL;
@@ -301,9 +387,13 @@ int store_rmdir(struct store *s, struct waiter *w, struct inode *dir, const char
         if (!child->on_server || store_file_dirty(child))
             return -ENOTEMPTY;
     }
+    if ((err = store_removal_wait(s, w, inode, NULL)) || (err = inode->on_server ? reach(s) : 0))
+        return err;
     struct change *c = change_new(s, CHANGE_RMDIR, dir, name, inode);
     if (!c)
         return -ENOMEM;
+    if (!inode->on_server)
+        return done_here(c, change, w);
     _cleanup_buf_ struct buf path = {0};
     struct session_call *call =
         inode_path(inode, &path) ? session_rmdir(s->session, path.data, change_done, c) : NULL;
@@ -318,7 +408,9 @@ static int free_name(struct store *s, struct waiter *w, struct inode *dir, const
         err = store_fresh(s, w, dir);
     if (!err && inode_child(dir, name))
         err = -EEXIST;
-    return err;
+    if (!err)
+        err = store_removal_wait(s, w, dir, name);
+    return err ? err : reach(s);
 }
 
 int store_mkdir(struct store *s, struct waiter *w, struct inode *dir, const char *name, mode_t mode,
@@ -381,16 +473,161 @@ static int rename_check(const struct inode *inode, const struct inode *other,
     return other->children ? -ENOTEMPTY : 0;
 }
 
-/* A file that the server does not have yet takes its new name here; its upload follows. What it
- * replaces stays on the server until then, so that a crash leaves the old or the new. */
-static int rename_here(struct change *c)
+/* Whether the rename concerns a file whose content goes up under the new name anyway. */
+static bool is_local(const struct inode *inode, const struct inode *other, enum session_rename how)
 {
+    return how != RENAME_SWAP && (!other || S_ISREG(other->mode)) &&
+           (S_ISREG(inode->mode) ? !inode->on_server || store_file_dirty(inode)
+                                 : !inode->on_server);
+}
+
+/* What the file takes the place of on the server, from an inode or a removal. */
+static void takes_place(struct file *f, bool on_server, const struct version *base,
+                        const struct file *other)
+{
+    f->inode->on_server = on_server;
+    f->inode->base = on_server ? *base : unknown;
+    f->maybe_sent = f->sent_other = other && other->maybe_sent;
+    f->sent_size = f->maybe_sent ? other->sent_size : 0;
+}
+
+/* The file takes its new name here; its upload follows. What it replaces stays on the server until
+ * then, so that a crash leaves the old or the new; what it had there itself goes after that. */
+static int rename_here(struct change *c, struct change **change, struct waiter *w)
+{
+    struct store *s = c->store;
     struct inode *inode = c->inode, *other = c->other;
-    if (other && other->on_server) {
-        inode->on_server = true;
-        inode->base = other->base;
+    if (!S_ISREG(inode->mode) || !inode->file)
+        return done_here(c, change, w);
+    struct file *f = inode->file;
+    bool there = may_be_there(inode), leaves = inode->on_server || there;
+    struct version base = there ? unknown : inode->base;
+    struct removal *removal = store_removal(s, c->to_dir, c->name);
+    _cleanup_free_ char *old_name = strdup(inode->name);
+    if (!old_name) {
+        change_free(c);
+        return -ENOMEM;
     }
-    return done_here(c);
+    struct sending *sender = file_detach_upload(f);
+    file_unqueue(f);
+    if (removal) {
+        struct version left;
+        store_removal_drop(s, removal, &left);
+        takes_place(f, true, &left, NULL);
+        f->over_left = !f->content;
+    } else {
+        takes_place(f, other && other->on_server, other ? &other->base : NULL,
+                    other ? other->file : NULL);
+    }
+    c->err = apply(c);
+    c->done = true;
+    if (inode->parent && inode->recorded)
+        c->batch = store_note(s, inode);
+    if (leaves)
+        c->batch = store_remove_later(s, c->dir, old_name, &base, inode, sender);
+    if (f->kept == f->written)
+        file_queue(f);
+    *change = c;
+    return change_result(change, w, NULL);
+}
+
+/* --- renames by the server */
+
+static void rename_call(struct change *c)
+{
+    struct store *s = c->store;
+    fault_point("change-intended");
+    c->call = session_rename(s->session, c->old_path, c->new_path, c->how, change_done, c);
+    if (c->call)
+        return;
+    c->err = -ENOMEM;
+    change_over(c);
+}
+
+static void intent_kept(struct waiter *w)
+{
+    struct change *c = (struct change *)((char *)w - offsetof(struct change, begin));
+    int err = waiter_take_error(w);
+    if (err) {
+        c->err = err;
+        change_over(c);
+    } else {
+        rename_call(c);
+    }
+}
+
+/* Only what the journal tells of is in danger of coming back under its old name. */
+static int rename_there(struct change *c, struct change **change, struct waiter *w)
+{
+    struct store *s = c->store;
+    _cleanup_buf_ struct buf old_path = {0}, new_path = {0};
+    if (!inode_path(c->inode, &old_path) || !inode_child_path(c->to_dir, c->name, &new_path)) {
+        change_free(c);
+        return -ENOMEM;
+    }
+    c->old_path = buf_take(&old_path);
+    c->new_path = buf_take(&new_path);
+    c->intended = is_recorded(c->inode) || (c->other && is_recorded(c->other));
+    *change = c;
+    if (!c->intended) {
+        rename_call(c);
+        return change_result(change, w, NULL);
+    }
+    waiter_init(&c->begin, intent_kept);
+    c->batch = store_record_intent(s, c->old_path, c->new_path, c->how);
+    if (store_recorded(s, &c->begin, c->batch) != STORE_WAIT)
+        rename_call(c);
+    return change_result(change, w, NULL);
+}
+
+int store_changes_note(struct store *s, struct buf *frames)
+{
+    const struct change *c;
+    int err = 0;
+    DL_FOREACH (s->change_list, c) {
+        const struct record r = {.type = RECORD_INTENT,
+                                 .path = c->old_path,
+                                 .other = c->new_path,
+                                 .how = (uint32_t)c->how};
+        if (!err && c->intended && !c->done)
+            err = store_frame(frames, &r);
+    }
+    return err;
+}
+
+static int find_both(struct store *s, struct waiter *w, struct inode *from_dir, const char *from,
+                     struct inode *to_dir, const char *to, struct inode **inode,
+                     struct inode **other)
+{
+    int err = store_name_check(to_dir, to);
+    if (!err)
+        err = store_lookup(s, w, from_dir, from, inode);
+    if (!err && (err = store_lookup(s, w, to_dir, to, other)) == -ENOENT)
+        err = 0;
+    return err;
+}
+
+/* Both must be on the server to be swapped there; so must a file to replace what is none. */
+static int bring_up(struct store *s, struct waiter *w, struct inode *inode)
+{
+    uint64_t ticket = 0;
+    return inode->on_server ? 0 : store_flush(s, w, inode, &ticket);
+}
+
+/* Waits for what must be over before the server is asked. */
+static int prepare(struct store *s, struct waiter *w, struct inode *inode, struct inode *other,
+                   enum session_rename how)
+{
+    int err = bring_up(s, w, inode);
+    if (!err && other && how == RENAME_SWAP)
+        err = bring_up(s, w, other);
+    if (!err && other && how != RENAME_SWAP)
+        err = before_name_goes(s, w, other);
+    if (!err)
+        err = store_uploads_below(s, w, inode);
+    if (!err && other)
+        err = store_uploads_below(s, w, other);
+    return err ? err : reach(s);
 }
 
 int store_rename(struct store *s, struct waiter *w, struct inode *from_dir, const char *from,
@@ -400,28 +637,28 @@ int store_rename(struct store *s, struct waiter *w, struct inode *from_dir, cons
     if (*change)
         return change_result(change, w, NULL);
     struct inode *inode, *other = NULL;
-    int err = store_name_check(to_dir, to);
-    if (!err)
-        err = store_lookup(s, w, from_dir, from, &inode);
-    if (!err && (err = store_lookup(s, w, to_dir, to, &other)) == -ENOENT)
-        err = 0;
+    int err = find_both(s, w, from_dir, from, to_dir, to, &inode, &other);
     if (err)
         return err;
     if (inode == other)
         return 0;
     if ((err = rename_check(inode, other, to_dir, how)))
         return err;
-    if (how == RENAME_SWAP) {
-        /* Both must be on the server to be swapped there. */
-        uint64_t ticket = 0, other_ticket = 0;
-        if (!inode->on_server && (err = store_flush(s, w, inode, &ticket)))
-            return err;
-        if (!other->on_server && (err = store_flush(s, w, other, &other_ticket)))
-            return err;
+    bool local = is_local(inode, other, how);
+    if (local && other)
+        err = before_name_goes(s, w, other);
+    if (local && other && !err)
+        err = store_uploads_below(s, w, other);
+    if (local && !err) {
+        struct removal *removal = store_removal(s, to_dir, to);
+        if (removal && store_removal_busy(removal))
+            err = store_removal_wait(s, w, to_dir, to);
     }
-    if ((other && how != RENAME_SWAP && (err = before_name_goes(s, w, other))) ||
-        (err = store_uploads_below(s, w, inode)) ||
-        (other && (err = store_uploads_below(s, w, other))))
+    if (!local)
+        err = prepare(s, w, inode, other, how);
+    if (!local && !err && !other)
+        err = store_removal_wait(s, w, to_dir, to);
+    if (err)
         return err;
     struct change *c = change_new(s, CHANGE_RENAME, from_dir, to, inode);
     if (!c)
@@ -429,14 +666,5 @@ int store_rename(struct store *s, struct waiter *w, struct inode *from_dir, cons
     c->other = pinned(other);
     c->to_dir = pinned(to_dir);
     c->how = how;
-    if (!inode->on_server && how != RENAME_SWAP)
-        return rename_here(c);
-    if (how == RENAME_PLAIN && other && !other->on_server)
-        store_file_orphaned(s, other);
-    _cleanup_buf_ struct buf old_path = {0}, new_path = {0};
-    struct session_call *call =
-        inode_path(inode, &old_path) && inode_child_path(to_dir, to, &new_path)
-            ? session_rename(s->session, old_path.data, new_path.data, how, change_done, c)
-            : NULL;
-    return called(c, call, change, w);
+    return local ? rename_here(c, change, w) : rename_there(c, change, w);
 }

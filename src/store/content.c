@@ -9,43 +9,19 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <utlist.h>
 
-#include "util/cleanup.h"
+#include "util/text.h"
 
-enum { RESERVED_FDS = 128 /* of the process's limit, for everything but content */ };
-
-/* mkdir -p, for this user alone. */
-static int make_directories(const char *path)
-{
-    _cleanup_free_ char *part = strdup(path);
-    if (!part)
-        return -ENOMEM;
-    for (char *p = part + 1;; p++) {
-        char end = *p;
-        if (end && end != '/')
-            continue;
-        *p = '\0';
-        if (mkdir(part, 0700) && errno != EEXIST)
-            return -errno;
-        if (!end)
-            return 0;
-        *p = end;
-    }
-}
-
-int store_files_init(struct store *s, char **why)
-{
-    int err = make_directories(s->options.cache_dir);
-    if (!err &&
-        (s->cache_dir_fd = open(s->options.cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
-        err = -errno;
-    if (err && asprintf(why, "cache directory %s: %s", s->options.cache_dir, strerror(-err)) < 0)
-        *why = NULL;
-    return err;
-}
+enum {
+    RESERVED_FDS = 128,    /* of the process's limit, for everything but content */
+    DISK_LEFT = 128 << 20, /* the disk is full for us when others have no more than that... */
+    DISK_SHARE = 50,       /* ...or a fiftieth of it, if that is less */
+    DISK_CHECK_MS = 200,
+};
 
 /* --- the list of files, and the room they take */
 
@@ -74,6 +50,7 @@ void file_drop(struct file *f)
     f->filled = 0;
     f->state = FILE_ABSENT;
     file_account(f, 0);
+    file_unname(f);
 }
 
 static void evict_one(struct file *f)
@@ -81,6 +58,29 @@ static void evict_one(struct file *f)
     struct inode *inode = f->inode;
     inode->file = NULL;
     store_file_free(f);
+}
+
+/* Whether the disk that the cache is on can take so much more and have something left for others.
+ */
+static bool disk_has_room(struct store *s, uint64_t more)
+{
+    struct statvfs fs;
+    int64_t now = clock_ms();
+    if (now - s->space_checked_ms < DISK_CHECK_MS && s->disk_room >= (int64_t)more)
+        return true;
+    s->space_checked_ms = now;
+    if (fstatvfs(shelf_content(s->shelf), &fs))
+        return true;
+    uint64_t share = (uint64_t)fs.f_blocks * fs.f_frsize / DISK_SHARE;
+    uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
+    s->disk_room = (int64_t)(left - (share < DISK_LEFT ? share : DISK_LEFT));
+    return s->disk_room >= (int64_t)more;
+}
+
+static bool has_room(struct store *s, uint64_t more, size_t fds)
+{
+    return s->cached_bytes + more <= s->options.cache_size && s->cached_files < fds &&
+           (!more || disk_has_room(s, more));
 }
 
 static size_t fd_budget(void)
@@ -98,12 +98,13 @@ static int make_room(struct store *s, const struct file *keep, uint64_t more)
     size_t fds = fd_budget();
     struct file *f, *next;
     DL_FOREACH_SAFE (s->files, f, next) {
-        if (s->cached_bytes + more <= s->options.cache_size && s->cached_files < fds)
+        if (has_room(s, more, fds))
             return 0;
-        if (f != keep && !f->opens && f->state == FILE_WHOLE && !f->waiting.head)
-            evict_one(f);
+        if (f == keep || f->opens || f->state != FILE_WHOLE || f->waiting.head)
+            continue;
+        evict_one(f);
     }
-    return s->cached_bytes + more <= s->options.cache_size && s->cached_files < fds ? 0 : -ENOSPC;
+    return has_room(s, more, fds) ? 0 : -ENOSPC;
 }
 
 struct file *file_get(struct store *s, struct inode *inode)
@@ -115,7 +116,7 @@ struct file *file_get(struct store *s, struct inode *inode)
         return NULL;
     f->store = s;
     f->inode = inode;
-    f->fd = -1;
+    f->fd = f->call_fd = -1;
     inode->file = f;
     DL_APPEND(s->files, f);
     return f;
@@ -128,7 +129,7 @@ int file_new_content(struct file *f)
     int err = make_room(f->store, f, 0);
     if (err)
         return err;
-    f->fd = openat(f->store->cache_dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    f->fd = openat(shelf_content(f->store->shelf), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (f->fd < 0)
         return -errno;
     f->store->cached_files++;
@@ -141,33 +142,43 @@ int file_reserve(struct file *f, uint64_t end)
     if (end <= f->bytes)
         return 0;
     int err = make_room(f->store, f, end - f->bytes);
-    if (!err)
-        file_account(f, end);
-    return err;
+    if (err)
+        return err;
+    f->store->disk_room -= (int64_t)(end - f->bytes);
+    file_account(f, end);
+    return 0;
 }
 
 void store_file_free(struct file *f)
 {
     struct store *s = f->store;
+    bool leave = s->closing && f->written != f->saved; /* to the next mount */
+    if (leave)
+        f->content = f->old_content = 0;
+    file_unqueue(f);
+    file_cancel_upload(f);
     file_drop(f);
-    if (f->upload) {
-        session_cancel(f->upload);
-        s->uploading--;
-    }
+    file_keep_forget(f);
     waitq_wake(&s->wakeup, &f->waiting, -EIO);
+    waitq_wake(&s->wakeup, &f->kept_waiting, -EIO);
     waitq_wake(&s->wakeup, &f->flushing, -EIO);
     DL_DELETE(s->files, f);
     free(f);
 }
 
-void store_files_free(struct store *s)
-{
-    if (s->retry.fn)
-        loop_timer_stop(&s->retry);
-    close(s->cache_dir_fd);
-}
-
 bool store_file_dirty(const struct inode *inode)
 {
     return S_ISREG(inode->mode) && inode->file && inode->file->written != inode->file->saved;
+}
+
+bool store_dirty_below(struct store *s, const struct inode *inode)
+{
+    const struct file *f;
+    if (!S_ISDIR(inode->mode))
+        return store_file_dirty(inode);
+    DL_FOREACH (s->files, f) {
+        if (f->written != f->saved && inode_below(f->inode, inode))
+            return true;
+    }
+    return false;
 }

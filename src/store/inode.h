@@ -50,6 +50,8 @@ struct inode {
     gid_t gid;
     bool on_server; /* the server has something under this name */
     bool own_mode;  /* mode was set here: listings do not change it */
+    bool own_owner; /* uid or gid were set here */
+    bool recorded;  /* the journal tells of it */
 };
 
 struct inode_table {

@@ -3,8 +3,17 @@
 #ifndef ACAFS_STORE_INTERNAL_H
 #define ACAFS_STORE_INTERNAL_H
 
+#include "store/record.h"
 #include "store/store.h"
 #include "util/buf.h"
+
+struct batch;
+struct intent;
+struct kept;
+struct remake;
+struct sending;
+struct removal;
+struct shelf;
 
 /* A listing that is asked for, and when the last answer was asked for. */
 struct listing_state {
@@ -44,12 +53,33 @@ struct grave {
  */
 enum file_state { FILE_ABSENT, FILE_FILLING, FILE_WHOLE, FILE_DIRTY };
 
+/* The way of a dirty file to the server, which begins when its content is safe here:
+ *
+ *   NONE ──kept──▶ QUEUED ──its turn──▶ CHECKING ──as we knew it──▶ SENDING ──answered──▶ NONE
+ *                   ▲ ▲                   │    │ another version      │  │
+ *                   │ └──── failed ───────┤    ▼                      │  │ refused
+ *                   │                     ├─ COMPARING ──the same──▶ NONE▼
+ *                   │   (RETRY, waiting)  │    │ other content       FAILED
+ *                   └──────────◀──────────┴────┘ gets a name of its own
+ *
+ * New content takes it back to NONE from anywhere but SENDING, which is first let end: what the
+ * server then has is known. */
+enum send_state {
+    SEND_NONE,
+    SEND_QUEUED,
+    SEND_CHECKING,
+    SEND_COMPARING,
+    SEND_SENDING,
+    SEND_RETRY,
+    SEND_FAILED
+};
+
 struct file {
     struct file *prev, *next; /* in store->files, least recently used first */
     struct store *store;
     struct inode *inode;
     enum file_state state;
-    int fd;         /* nameless file in the cache directory; -1 while ABSENT */
+    int fd;         /* in the cache directory, nameless until kept; -1 while ABSENT */
     uint64_t bytes; /* counted against the cache's size */
     unsigned opens;
 
@@ -61,13 +91,34 @@ struct file {
     struct version version; /* FILLING, WHOLE: the server's file this is a copy of */
     struct waitq waiting;   /* for bytes */
 
-    struct session_call *upload;
-    uint64_t written;  /* counts changes of the content */
-    uint64_t saved;    /* `written` of what the server has */
-    uint64_t sending;  /* `written` of what is being sent */
-    unsigned tries;    /* failed uploads in a row */
-    int error;         /* of the last upload */
-    int64_t failed_ms; /* when that was */
+    /* keep.c: what is safe on this disk */
+    uint64_t written;     /* counts changes of the content */
+    uint64_t kept;        /* `written` of what a crash leaves here */
+    uint64_t told;        /* `written` of what records tell of, written or on their way */
+    uint64_t content;     /* number of its name in content/, and in the journal; 0: none */
+    uint64_t old_content; /* what the journal still names, until the next record */
+    bool over_left;       /* not kept yet, in the place of what was to be removed */
+    struct kept *keeping; /* the newest on its way */
+    struct waitq kept_waiting;
+
+    /* send.c: what is on the server */
+    struct file *out_prev, *out_next; /* in store->outbox, unless NONE */
+    enum send_state send;
+    struct session_call *call; /* CHECKING: a stat; COMPARING: a download */
+    int call_fd;               /* COMPARING: its own, for the content may be put away meanwhile */
+    struct sending *sender;    /* SENDING */
+    uint64_t compared;         /* COMPARING: bytes that were the same */
+    struct version theirs;     /* COMPARING: the server's */
+    uint64_t saved;            /* `written` of what the server has */
+    uint64_t sending;          /* `written` of what is being sent */
+    uint64_t sent_size;        /* largest that an upload without an answer may have left there */
+    bool maybe_sent;           /* there was one... */
+    bool sent_other;           /* ...of content that is not what is here now */
+    int64_t due_ms;            /* QUEUED, RETRY, FAILED: not before */
+    int64_t hurried_ms;        /* when somebody last asked for it to be sent at once */
+    unsigned tries;            /* failed uploads in a row */
+    int error;                 /* of the last one */
+    int64_t failed_ms;         /* when that was */
     struct waitq flushing;
 };
 
@@ -77,7 +128,17 @@ struct store {
     struct store_options options;
     struct inode_table inodes;
     struct wakeup wakeup;
-    int cache_dir_fd;
+    struct shelf *shelf;     /* where content and journal are */
+    char *directory;         /* its path */
+    struct batch *running;   /* being made durable */
+    struct batch *next;      /* to be */
+    struct loop_timer begin; /* starts it */
+    uint64_t batches, batches_done;
+    uint64_t contents; /* the last number given */
+    uint64_t compact_size;
+    bool whole_due; /* the next batch writes the journal anew */
+    bool replaying, closing;
+    struct intent *intents; /* of the mount before: renames whose outcome is not known */
 
     struct listing_state tree;   /* everything the file calls list, in one answer */
     struct listing_state hidden; /* what they leave out, by the helper */
@@ -91,19 +152,33 @@ struct store {
     uint32_t epoch;     /* numbers listings for inode.seen */
     size_t hidden_names;
     int away; /* -errno while the pool does not answer */
-    int64_t away_until;
+    int64_t away_ms, away_until;
     unsigned listings;    /* under way */
     struct grave *graves; /* while there are any */
 
     struct file *files;
     uint64_t cached_bytes;
     size_t cached_files;
-    unsigned uploading;
-    struct loop_timer retry;
-    struct waitq idle;    /* store_sync: woken when an upload ends */
+    int64_t space_checked_ms;
+    int64_t disk_room;   /* bytes that we may still take of the disk, when last looked */
+    int64_t settled_ms;  /* until then requests of the mount before may still be carried out */
+    struct file *outbox; /* dirty files that are kept, oldest first */
+    unsigned sending;    /* CHECKING, COMPARING or SENDING */
+    struct loop_timer pump;
+    struct removal *removals;
+    struct waitq idle;    /* store_sync: woken when an upload or a removal ends */
     unsigned changes;     /* under way */
     struct waitq changed; /* woken when a change ends */
     struct change *change_list;
+
+    uint64_t generation;    /* of the session, as last seen */
+    bool deleted;           /* its next end is wanted */
+    bool emptiness_told;    /* the session was asked whether it is another: a listing of nothing is
+                               true */
+    struct remake *remakes; /* directories and symlinks on their way back */
+    struct session_call *info_call; /* asks for the session's etag and expiry */
+    struct loop_timer touch;        /* keepalive */
+    size_t conflicts, lost;
 
     struct session_space space;
     int64_t space_ms;
@@ -118,14 +193,25 @@ int waiter_take_error(struct waiter *);
 bool version_same(const struct version *, const struct version *);
 
 /* refresh.c */
+void store_set_away(struct store *, int err);
+/* Asks for the whole tree, if that is not under way: 0 or -ENOMEM. */
+int store_ask_tree(struct store *);
 void store_refresh_free(struct store *);
 void store_dir_free(struct dir *);
 /* Remembers that a name was taken away here. */
 void store_bury(struct store *, const struct inode *dir, const char *name);
 
-/* content.c: the place of content on disk, and the room it takes */
-int store_files_init(struct store *, char **why);
-void store_files_free(struct store *);
+/* shelf.c: the directory of this session on disk, locked; it outlives the store while the helper
+ * thread works there */
+int shelf_open(const struct store_options *, const char *endpoint, const char *identifier,
+               struct shelf **out, char **path, char **why);
+struct shelf *shelf_ref(struct shelf *);
+void shelf_unref(struct shelf *);
+int shelf_dir(const struct shelf *);
+int shelf_content(const struct shelf *);
+struct journal **shelf_journal(struct shelf *);
+
+/* content.c: content on disk, and the room it takes */
 /* The inode's file, made where it has none. NULL when out of memory. */
 struct file *file_get(struct store *, struct inode *);
 void store_file_free(struct file *);
@@ -140,6 +226,37 @@ void file_account(struct file *, uint64_t bytes);
 /* Back to ABSENT; a download ends. */
 void file_drop(struct file *);
 bool store_file_dirty(const struct inode *);
+/* Whether there is such a file at or below the inode. */
+bool store_dirty_below(struct store *, const struct inode *);
+
+/* keep.c: the journal, and content that it names. Records are written in the order in which
+ * they are told, by the helper thread, many at a time. */
+/* Tells what is known of an inode, if anything need be. */
+uint64_t store_note(struct store *, struct inode *);
+/* Tells a change of names; the batch's number, for store_recorded(). `durable`: someone waits. */
+uint64_t store_record(struct store *, enum record_type, const char *path, const char *other,
+                      bool durable);
+uint64_t store_record_left(struct store *, const char *path, const char *after,
+                           const struct version *base);
+uint64_t store_record_intent(struct store *, const char *path, const char *other, int how);
+/* Waits until that batch is durable. */
+int store_recorded(struct store *, struct waiter *, uint64_t batch);
+/* One record, framed. */
+int store_frame(struct buf *out, const struct record *);
+/* Makes the file's content durable with the next batch: 0 or -errno. */
+int file_keep(struct file *);
+/* Has no name on disk any more once a record says so. */
+void file_unname(struct file *);
+/* It is freed: nothing under way tells of it. */
+void file_keep_forget(struct file *);
+void store_keep_init(struct store *);
+void store_keep_free(struct store *);
+/* Rewrites the journal from the tree, at once: at the start. */
+int store_compact_now(struct store *);
+
+/* recover.c: the tree that the journal tells of */
+int store_replay(struct store *, char **why);
+void store_recover_free(struct store *);
 
 /* fetch.c: content from the server */
 /* Whole, but of another version than the server's. */
@@ -150,15 +267,76 @@ int store_file_whole(struct store *, struct waiter *, struct inode *);
 void store_file_outdated(struct store *, struct inode *);
 
 /* send.c: content to the server */
-void file_send(struct file *);
-/* Waits until nothing at or below the inode is being uploaded. */
+/* It is kept: sends it, a moment later. */
+void file_queue(struct file *);
+/* Was changed or lost its name: what is under way for the old content ends. */
+void file_unqueue(struct file *);
+/* An upload that is under way ends now; the server may have got it. */
+void file_cancel_upload(struct file *);
+/* The upload goes on without the file, for a removal; NULL when there is none. */
+struct sending *file_detach_upload(struct file *);
+void sending_cancel(struct sending *);
+void sending_for_removal(struct sending *, struct removal *);
+/* Puts it in the queue as due now, whatever it failed with before. */
+void file_hurry(struct file *);
+/* The server has, as *now says, what is here. */
+void file_saved(struct file *, uint64_t written, const struct version *now);
+/* The way on from COMPARING and CHECKING. */
+void file_failed(struct file *, int err, const char *message);
+/* Sends what is due, and sees to it that the rest is when it is. */
+void store_pump(struct store *);
+void store_send_init(struct store *);
+void store_send_free(struct store *);
+/* How long to wait after that many failures in a row, in milliseconds. */
+int64_t store_backoff_ms(unsigned tries);
+/* Waits until nothing at or below the inode is being uploaded or removed. */
 int store_uploads_below(struct store *, struct waiter *, struct inode *);
 /* The name is gone for good: nothing of it is sent any more. */
 void store_file_orphaned(struct store *, struct inode *);
+/* The pool did not answer a moment ago. */
+bool store_pool_away(const struct store *);
+/* The pool did not answer: nothing is tried for a moment. It did: all that waits is. */
+void store_note_reach(struct store *, int err);
+
+/* removal.c: names that the server still has and that are gone here */
+/* Has dir/name deleted on the server once `after` (or NULL) is up and the upload there (or NULL;
+ * taken over) is over; the batch's number. */
+uint64_t store_remove_later(struct store *, struct inode *dir, const char *name,
+                            const struct version *base, struct inode *after, struct sending *);
+void store_removal_sent(struct removal *);
+struct removal *store_removal(const struct store *, const struct inode *dir, const char *name);
+/* The name gets a new file, in whose place the server then has the old one: its version. The
+ * journal says so only with the file's content: until then a crash leaves the removal. */
+void store_removal_drop(struct store *, struct removal *, struct version *base);
+/* While the server is deleting or making it: park on store->changed. */
+bool store_removal_busy(const struct removal *);
+/* Waits until there is none of this name in dir, or with NULL none in or below it. */
+int store_removal_wait(struct store *, struct waiter *, const struct inode *dir, const char *name);
+void store_removals_pump(struct store *);
+/* True while there are some, or some failed before `since`; *err: what one failed with later. */
+bool store_removals_left(struct store *, int64_t since, int *err);
+bool store_removals_below(const struct store *, const struct inode *);
+int store_removals_note(struct store *, struct buf *frames);
+size_t store_removals_count(const struct store *);
+void store_removals_free(struct store *);
+
+/* conflict.c */
+/* Someone else's version is on the server: ours gets a name of its own. */
+void file_conflict(struct file *);
+
+/* recycle.c: the session was replaced by an empty one */
+void store_recycle_init(struct store *);
+void store_recycle_free(struct store *);
+/* Looks whether it was; before a listing is believed. */
+void store_recycle_check(struct store *);
+/* Asks for the session's etag and expiry. */
+void store_ask_info(struct store *);
 
 /* change.c */
 /* Whether a change of this name or one above it is under way. */
 bool store_changing(const struct store *, const struct inode *);
 void store_changes_free(struct store *);
+/* The intents of changes under way, for a journal that is written anew. */
+int store_changes_note(struct store *, struct buf *frames);
 
 #endif

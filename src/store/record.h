@@ -7,7 +7,7 @@
  *     SWAP path, other   the two exchange what is said of them
  *     LEFT path, other   the server still has `path`, which is to be deleted there once what is
  *                        at `other` ("": nothing) is up; facts.base is the version to delete
- *     DONE path          no more
+ *     DONE path          no more; so says a NODE of that path with content, and a MOVE to it
  *     INTENT path, other a rename, or `how`, of these two is about to be asked of the server
  *     SETTLED            it was answered, and recorded if it was made
  *

@@ -10,6 +10,7 @@
 
 #include <utlist.h>
 
+#include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
 
@@ -138,6 +139,9 @@ static struct inode *add_listed(struct merge *m, struct inode *dir, const char *
 static void remove_listed(struct store *s, struct inode *inode)
 {
     struct inode *dir = inode->parent;
+    _cleanup_buf_ struct buf path = {0};
+    if ((inode->recorded || S_ISDIR(inode->mode)) && inode_path(inode, &path))
+        store_record(s, RECORD_GONE, path.data, NULL, false);
     inode_pin(inode);
     tell_entry(s, dir, inode->name);
     inode_remove(&s->inodes, inode);
@@ -182,8 +186,11 @@ static void update_file(struct merge *m, struct inode *inode, const struct entry
     struct store *s = m->store;
     struct version now = {.size = e->size, .mtime = e->mtime};
     if (version_same(&inode->base, &now)) {
-        if (inode->base.mtime.tv_nsec < 0)
+        if (inode->base.mtime.tv_nsec < 0 && now.mtime.tv_nsec >= 0) {
             inode->base.mtime = now.mtime;
+            if (inode->recorded)
+                store_note(s, inode);
+        }
         return;
     }
     set_version(inode, e);
@@ -210,7 +217,7 @@ static void merge_entry(struct merge *m, const struct entry *e)
     struct inode *dir = find_dir(m, e->directory);
     m->last_dir = dir;
     m->last_path = e->directory;
-    if (!dir || store_name_check(dir, e->name) == -EINVAL)
+    if (!dir || store_name_check(dir, e->name) == -EINVAL || store_removal(s, dir, e->name))
         return;
     struct inode *inode = inode_child(dir, e->name);
     mode_t mode = listed_mode(s, e->kind);
@@ -219,6 +226,8 @@ static void merge_entry(struct merge *m, const struct entry *e)
         return;
     }
     if (inode && (inode->mode & S_IFMT) != (mode & S_IFMT)) {
+        if (store_dirty_below(s, inode))
+            return; /* their file where a directory was that holds ours: nothing of ours goes */
         remove_listed(s, inode);
         inode = NULL;
     }
@@ -267,8 +276,11 @@ static void sweep(struct merge *m, struct inode *dir, covers_fn *covers, bool de
             _cleanup_buf_ struct buf path = {0};
             if (inode_path(child, &path) && covers(s, child, path.data)) {
                 m->strange = true;
-                remove_listed(s, child);
-                continue;
+                if (!store_dirty_below(s, child)) {
+                    remove_listed(s, child);
+                    continue;
+                }
+                child->on_server = false; /* made anew by what goes up into it */
             }
         }
         if (deep && S_ISDIR(child->mode) && child->children)
@@ -297,20 +309,23 @@ static void merge_listing(struct store *s, struct inode *top, const struct listi
 
 /* --- asking */
 
+void store_set_away(struct store *s, int err)
+{
+    if (!s->away)
+        log_warning("the pool does not answer (%s): showing what is known", strerror(-err));
+    s->away = err;
+    s->away_ms = clock_ms();
+    s->away_until = s->away_ms + AWAY_MS;
+}
+
 static void end_listing(struct store *s, struct listing_state *state, int err)
 {
     state->call = NULL;
     if (--s->listings == 0)
         clear_graves(s);
-    if (!err) {
+    if (!err)
         state->listed_ms = state->asked_ms;
-        s->away = 0;
-    } else if (is_unreachable(err)) {
-        if (!s->away)
-            log_warning("the pool does not answer (%s): showing what is known", strerror(-err));
-        s->away = err;
-        s->away_until = clock_ms() + AWAY_MS;
-    }
+    store_note_reach(s, err);
     waitq_wake(&s->wakeup, &state->waiting, err);
 }
 
@@ -331,10 +346,37 @@ static int begun(struct store *s, struct listing_state *state)
     return -ENOMEM;
 }
 
+static void tree_listed(void *, const struct session_error *, const struct session_list_result *);
+
+static void emptiness_told(void *arg, const struct session_error *e,
+                           const struct session_info *info)
+{
+    struct store *s = arg;
+    s->emptiness_told = true;
+    store_recycle_check(s);
+    s->tree.call = session_list(s->session, "", !s->no_tree, tree_listed, s);
+    if (!s->tree.call)
+        end_listing(s, &s->tree, -ENOMEM);
+}
+
+/* All files gone at once: has the session ended, as answers about files may not tell? Then what
+ * is here is all there is of them. */
+static bool is_suspicious(const struct store *s, const struct session_list_result *r)
+{
+    return r->listing->count == 0 && s->tree.count > 0 && !s->emptiness_told;
+}
+
 static void tree_listed(void *arg, const struct session_error *e,
                         const struct session_list_result *r)
 {
     struct store *s = arg;
+    store_recycle_check(s);
+    if (!e->err && is_suspicious(s, r)) {
+        s->tree.call = session_info(s->session, emptiness_told, s);
+        if (s->tree.call)
+            return;
+    }
+    s->emptiness_told = false;
     if (!e->err) {
         s->no_tree = !r->recursive;
         merge_listing(s, s->inodes.root, r->listing, &s->tree, covered_by_files, r->recursive);
@@ -347,6 +389,7 @@ static void hidden_listed(void *arg, const struct session_error *e,
                           const struct session_list_result *r)
 {
     struct store *s = arg;
+    store_recycle_check(s);
     loop_timer_stop(&s->patience);
     s->hidden_patience_over = e->err != 0;
     if (!e->err) {
@@ -367,6 +410,7 @@ static void dir_listed(void *arg, const struct session_error *e,
     struct store *s = d->store;
     struct inode *inode = d->inode;
     inode_pin(inode);
+    store_recycle_check(s);
     if (!e->err) {
         _cleanup_buf_ struct buf path = {0};
         bool plain =
@@ -376,7 +420,10 @@ static void dir_listed(void *arg, const struct session_error *e,
         d->listing.count = r->listing->count;
     } else if (e->err == -ENOENT && inode->parent && !store_changing(s, inode) &&
                inode->changed <= d->listing.asked_clock) {
-        remove_listed(s, inode);
+        if (store_dirty_below(s, inode))
+            inode->on_server = false;
+        else
+            remove_listed(s, inode);
     }
     end_listing(s, &d->listing, e->err);
     inode_unpin(&s->inodes, inode);
@@ -389,7 +436,7 @@ static void hidden_patience(void *arg)
     waitq_wake(&s->wakeup, &s->hidden_settled, 0);
 }
 
-static int ask_tree(struct store *s)
+int store_ask_tree(struct store *s)
 {
     if (s->tree.call)
         return 0;
@@ -461,7 +508,7 @@ int store_fresh(struct store *s, struct waiter *w, struct inode *dir)
     int64_t news = news_ms(s, dir, plain);
     if (err)
         return is_unreachable(err) && (s->tree.listed_ms || news) ? 0 : err;
-    if (!dir->parent && dir != s->inodes.root)
+    if (dir != s->inodes.root && (!dir->parent || !dir->on_server))
         return 0;
     bool hidden_due = plain && !s->hidden_patience_over &&
                       (s->hidden.listed_ms <= s->stale_ms || s->hidden.listed_ms <= s->strange_ms);
@@ -479,7 +526,7 @@ int store_fresh(struct store *s, struct waiter *w, struct inode *dir)
     struct listing_state *state = NULL;
     if (plain && (dir == s->inodes.root || (!s->no_tree && s->tree.count <= TREE_MAX_ENTRIES))) {
         state = &s->tree;
-        err = err ? err : ask_tree(s);
+        err = err ? err : store_ask_tree(s);
     } else if (!plain && s->hidden.count <= HIDDEN_MAX_ENTRIES) {
         state = &s->hidden;
         err = err ? err : ask_hidden(s);
@@ -538,7 +585,7 @@ int store_refresh_all(struct store *s, struct waiter *w)
     bool hidden_due = s->hidden.listed_ms <= w->born && !s->hidden_patience_over;
     if (!tree_due && !hidden_due)
         return 0;
-    err = tree_due ? ask_tree(s) : 0;
+    err = tree_due ? store_ask_tree(s) : 0;
     if (!err && hidden_due)
         err = ask_hidden(s);
     if (err)

@@ -29,16 +29,23 @@ int store_new(struct loop *loop, struct session *session, const struct store_opt
     s->loop = loop;
     s->session = session;
     s->options = *options;
-    s->cache_dir_fd = -1;
     wakeup_init(&s->wakeup, loop);
     int err = inode_table_init(&s->inodes, options->uid, options->gid, options->umask);
+    if (err) {
+        free(s);
+        return err;
+    }
     s->inodes.release = release_inode;
     s->inodes.release_arg = s;
+    store_keep_init(s);
+    store_send_init(s);
+    store_recycle_init(s);
+    err = shelf_open(options, session_endpoint(session), session_identifier(session), &s->shelf,
+                     &s->directory, why);
     if (!err)
-        err = store_files_init(s, why);
+        err = store_replay(s, why);
     if (err) {
-        inode_table_free(&s->inodes);
-        free(s);
+        store_free(s);
         return err;
     }
     *out = s;
@@ -51,11 +58,18 @@ void store_free(struct store *s)
         return;
     if (s->space_call)
         session_cancel(s->space_call);
+    s->closing = true;
+    store_recycle_free(s);
+    store_recover_free(s);
     store_changes_free(s);
+    store_removals_free(s);
     store_refresh_free(s);
     inode_table_free(&s->inodes);
-    store_files_free(s);
+    store_send_free(s);
+    store_keep_free(s);
     loop_timer_stop(&s->wakeup.timer);
+    shelf_unref(s->shelf);
+    free(s->directory);
     free(s);
 }
 
@@ -110,11 +124,19 @@ void store_stat(const struct inode *inode, struct stat *st)
     st->st_blocks = (st->st_size + 511) / 512;
 }
 
+/* What has no name is nobody's to find again; the root's own are the mount's options. */
+static void note_attributes(struct store *s, struct inode *inode)
+{
+    if (inode->parent)
+        store_note(s, inode);
+}
+
 void store_set_mode(struct store *s, struct inode *inode, mode_t mode)
 {
     inode->mode = (inode->mode & S_IFMT) | (mode & 07777);
     inode->own_mode = true;
     clock_gettime(CLOCK_REALTIME, &inode->ctime);
+    note_attributes(s, inode);
 }
 
 void store_set_owner(struct store *s, struct inode *inode, uid_t uid, gid_t gid)
@@ -123,7 +145,9 @@ void store_set_owner(struct store *s, struct inode *inode, uid_t uid, gid_t gid)
         inode->uid = uid;
     if (gid != (gid_t)-1)
         inode->gid = gid;
+    inode->own_owner = true;
     clock_gettime(CLOCK_REALTIME, &inode->ctime);
+    note_attributes(s, inode);
 }
 
 void store_set_times(struct store *s, struct inode *inode, const struct timespec *atime,
@@ -134,6 +158,7 @@ void store_set_times(struct store *s, struct inode *inode, const struct timespec
     if (mtime)
         inode->mtime = *mtime;
     clock_gettime(CLOCK_REALTIME, &inode->ctime);
+    note_attributes(s, inode);
 }
 
 /* --- space */
@@ -174,14 +199,23 @@ void store_get_stats(const struct store *s, struct store_stats *out)
         .refreshes = s->refreshes,
         .cache_hits = s->cache_hits,
         .away = s->away,
+        .conflicts = s->conflicts,
+        .lost = s->lost,
     };
+    out->removals = store_removals_count(s);
     const struct file *f;
     DL_FOREACH (s->files, f) {
         if (f->written != f->saved && f->inode->parent) {
             out->dirty_files++;
+            out->failed_files += f->send == SEND_FAILED;
             out->dirty_bytes += (uint64_t)f->inode->size;
         }
     }
+}
+
+const char *store_directory(const struct store *s)
+{
+    return s->directory;
 }
 
 struct wakeup *store_wakeup(struct store *s)

@@ -1,6 +1,20 @@
 /* The store: the session's files as a tree with content on local disk. Knows the session
  * client below it and nothing of FUSE above it.
  *
+ * What is written here is safe on this disk before its close is answered (store_commit), and on
+ * the server some time later; store_flush and store_sync wait for that. A journal (record.h) tells
+ * what is not on the server yet, and what the server has no place for: mode, owner and times. After
+ * a crash the next store of that session goes on from there. Symlinks and empty directories are
+ * made in the session and need no telling.
+ *
+ * Changes of names are made on the server before they are answered, and refused at once while it
+ * does not answer. Files with content that is not there yet are the exception: their renames are
+ * made here and in the journal, whatever the pool does, and so are deletes of files that it never
+ * had.
+ *
+ * Content never takes the place of a version on the server that was not known here: then it goes
+ * up beside it, as NAME.conflict-TIME.
+ *
  * Functions that may have to wait take a waiter (see wait.h): they return 0, -errno, or STORE_WAIT
  * after parking it; the caller calls again, with the same arguments, when woken. Whoever gives
  * up early calls store_leave(), and store_change_forget() for a change under way, which then
@@ -27,21 +41,28 @@ struct store_events {
 };
 
 struct store_options {
-    const char *cache_dir; /* existing, private; content is kept there in nameless files */
+    const char *cache_dir; /* made where it is missing; each session has a directory there */
     uint64_t cache_size;   /* bytes of content on disk: clean files go first, then -ENOSPC */
     int64_t attr_timeout_ms;
     unsigned max_uploads;
     uid_t uid;
     gid_t gid;
     mode_t umask;
+    bool restore;   /* a session that was replaced by an empty one is filled again */
+    bool keepalive; /* it is used now and then, so that it does not expire */
     struct store_events events;
 };
 
-/* 0, or -errno with *why (malloc'd, one line). */
+/* 0, or -errno with *why (malloc'd, one line); -EBUSY when another process has this session in
+ * this cache directory. Reads what the store before left, and sends it when the loop runs. */
 int store_new(struct loop *, struct session *, const struct store_options *, struct store **out,
               char **why);
-/* Ends all transfers; what is dirty is lost: drain first. */
+/* Ends all transfers; what is kept and not sent is the next store's. */
 void store_free(struct store *);
+/* Finds out what became of renames that the store before was about: before the first listing. */
+int store_recover(struct store *, struct waiter *);
+/* Where the session's content and journal are. */
+const char *store_directory(const struct store *);
 struct inode_table *store_inodes(struct store *);
 
 void store_leave(struct store *, struct waiter *);
@@ -86,12 +107,21 @@ int store_read(struct store *, struct waiter *, struct inode *, uint64_t offset,
 int store_write(struct store *, struct waiter *, struct inode *, uint64_t offset, const void *data,
                 size_t len);
 int store_truncate(struct store *, struct waiter *, struct inode *, uint64_t size);
+/* Waits until everything written before the first call is safe on this disk; *ticket starts at 0.
+ * The error of a file that the server refuses for good, too. */
+int store_commit(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
+/* As above, for the change of names and attributes made before the first call. */
+int store_commit_names(struct store *, struct waiter *, uint64_t *ticket);
 /* Waits until everything written before the first call is on the server; *ticket starts at 0. */
 int store_flush(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
-/* Waits until nothing is dirty; files that the server refuses for good end it with their error. */
+/* Waits until nothing is left to be sent, or was tried since and failed: then the first error. */
 int store_sync(struct store *, struct waiter *);
+/* What sending the file last failed with, 0: nothing is wrong with it. */
+int store_error(const struct inode *);
+/* Whether the session is about to be ended by its user's wish: then nothing of it is kept. */
+void store_expect_new(struct store *, bool expected);
 
-/* --- changes of names, on the server first. *change starts as NULL. */
+/* --- changes of names. *change starts as NULL. */
 int store_unlink(struct store *, struct waiter *, struct inode *dir, const char *name,
                  struct change **);
 int store_rmdir(struct store *, struct waiter *, struct inode *dir, const char *name,
@@ -118,14 +148,18 @@ struct store_pending {
     const struct inode *inode;
     uint64_t size;
     unsigned tries;
-    int err; /* last error, 0: none yet */
+    int err;     /* last error, 0: none yet */
+    bool kept;   /* safe on this disk */
+    bool failed; /* refused: not tried again by itself */
     bool uploading;
 };
 struct store_stats {
     size_t inodes, hidden; /* hidden: names listings held that Linux can't show */
     uint64_t cached_bytes;
     size_t cached_files;
-    size_t dirty_files;
+    size_t dirty_files, failed_files;
+    size_t removals;        /* names still to be deleted on the server */
+    size_t conflicts, lost; /* files, so far */
     uint64_t dirty_bytes;
     uint64_t downloads, uploads, refreshes, cache_hits;
     int away; /* -errno while the pool does not answer, else 0 */

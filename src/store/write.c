@@ -3,7 +3,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
+
+#include "util/log.h"
 
 int store_open(struct store *s, struct inode *inode, bool trunc, bool *keep)
 {
@@ -29,8 +32,12 @@ int store_open(struct store *s, struct inode *inode, bool trunc, bool *keep)
 void store_close(struct store *s, struct inode *inode)
 {
     struct file *f = inode->file;
-    if (--f->opens == 0 && f->state == FILE_DIRTY && inode->parent && !f->upload)
-        file_send(f); /* a close that never flushed: the kernel's own, at the end of a mapping */
+    if (--f->opens == 0 && f->state == FILE_DIRTY && inode->parent && f->kept != f->written) {
+        /* A close that never flushed: the kernel's own, at the end of a mapping. */
+        int err = file_keep(f);
+        if (err)
+            log_error("%s: what was written is not safe here: %s", inode->name, strerror(-err));
+    }
     if (!f->opens && file_outdated(f))
         file_drop(f);
     inode_unpin(&s->inodes, inode);
@@ -47,6 +54,11 @@ int store_create(struct store *s, struct waiter *w, struct inode *dir, const cha
     struct inode *inode = inode_child(dir, name);
     if (inode)
         return -EEXIST;
+    struct removal *removal = store_removal(s, dir, name);
+    if (removal && store_removal_busy(removal)) {
+        waitq_park(&s->changed, w);
+        return STORE_WAIT;
+    }
     inode = inode_add(&s->inodes, dir, name, S_IFREG | (mode & 07777));
     if (!inode)
         return -ENOMEM;
@@ -61,6 +73,11 @@ int store_create(struct store *s, struct waiter *w, struct inode *dir, const cha
         inode_remove(&s->inodes, inode);
         return err;
     }
+    if (removal) {
+        store_removal_drop(s, removal, &inode->base);
+        inode->on_server = true;
+        f->over_left = true;
+    }
     f->state = FILE_DIRTY;
     f->written = 1;
     f->opens = 1;
@@ -74,21 +91,11 @@ static void content_changed(struct file *f)
     struct store *s = f->store;
     struct inode *inode = f->inode;
     f->written++;
-    f->error = 0;
     f->state = FILE_DIRTY;
     clock_gettime(CLOCK_REALTIME, &inode->mtime);
     inode->ctime = inode->mtime;
     inode_touch(&s->inodes, inode);
-    if (f->upload) {
-        /* What is being sent is old: those who wait for it get the new. */
-        session_cancel(f->upload);
-        f->upload = NULL;
-        s->uploading--;
-        inode->on_server = true; /* the upload may have got there */
-        waitq_wake(&s->wakeup, &f->flushing, 0);
-        waitq_wake(&s->wakeup, &s->idle, 0);
-        waitq_wake(&s->wakeup, &s->changed, 0);
-    }
+    file_unqueue(f);
 }
 
 int store_write(struct store *s, struct waiter *w, struct inode *inode, uint64_t offset,
@@ -109,20 +116,34 @@ int store_write(struct store *s, struct waiter *w, struct inode *inode, uint64_t
     return 0;
 }
 
+/* An empty place for what comes; what the journal names stays until it names that. */
+static int start_anew(struct file *f)
+{
+    uint64_t old = f->told > f->saved && f->content ? f->content : f->old_content;
+    if (old == f->content)
+        f->content = 0;
+    if (old)
+        f->old_content = 0;
+    int err = file_new_content(f);
+    f->old_content = old;
+    return err;
+}
+
 int store_truncate(struct store *s, struct waiter *w, struct inode *inode, uint64_t size)
 {
     struct file *f = file_get(s, inode);
     if (!f)
         return -ENOMEM;
     int err;
-    if (size > 0 || f->state == FILE_DIRTY) {
+    bool unsafe = f->state == FILE_DIRTY && !f->content; /* no crash would leave it */
+    if (size > 0 || unsafe) {
         if ((err = store_file_whole(s, w, inode)) || (err = file_reserve(f, size)))
             return err;
         if (ftruncate(f->fd, (off_t)size))
             return -errno;
     } else {
         waiter_take_error(w);
-        if ((err = file_new_content(f)))
+        if ((err = start_anew(f)))
             return err;
         waitq_wake(&s->wakeup, &f->waiting, 0);
     }

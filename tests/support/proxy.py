@@ -323,6 +323,7 @@ class Proxy:
         self.port = None
         self.closing = threading.Event()
         self.requests = []
+        self.busy = 0  # requests being served
         self._rules = []
         self._lock = threading.Lock()
         self._open = threading.Event()
@@ -455,11 +456,17 @@ class Proxy:
             headers[name.strip().lower()] = value.strip()
         request = Request(method, target, headers)
         exchange = _Exchange(self, client, request, head, rest)
-        action = self._choose(request)
-        if action:
-            action(exchange)
-        else:
-            exchange.forward()
+        with self._lock:
+            self.busy += 1
+        try:
+            action = self._choose(request)
+            if action:
+                action(exchange)
+            else:
+                exchange.forward()
+        finally:
+            with self._lock:
+                self.busy -= 1
         return exchange._rest if exchange._keep else None
 
     def _wait_until_open(self, client):
