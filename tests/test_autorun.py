@@ -52,7 +52,7 @@ def test_a_script_that_fails_leaves_its_stderr(drop):
 @pytest.mark.parametrize("how", ["cp {0} new.py", "cat {0} > new.py", "cp {0} tmp && mv tmp new.py", "mkdir d && mv {0} d/ && cp d/* new.py",
                                  "rsync {0} new.py", "dd if={0} of=new.py bs=7 status=none", "install -m 755 {0} new.py",
                                  "cp {0} tmp && sync tmp && mv tmp new.py", "tee new.py < {0} > /dev/null",
-                                 "echo 'old' > new.py; cp {0} tmp; mv -f tmp new.py"])
+                                 "echo 'old' > new.py; until [ -e new.py.stderr ]; do sleep .05; done; cp {0} tmp; mv -f tmp new.py"])
 def test_ways_to_put_a_script_there(drop, sh, tmp_path, how):
     (tmp_path / "script").write_text(COUNT)
     process.run(how.format(tmp_path / "script"), cwd=drop.path)

@@ -461,7 +461,7 @@ def test_the_last_jobs_are_kept(mount):
 
 # --- whose it is
 
-FILES = {"": 0o700, "/control": 0o600, "/status": 0o400, "/metrics": 0o400, "/jobs": 0o700, "/jobs/1": 0o700, "/jobs/1/code": 0o400,
+FILES = {"": 0o700, "/control": 0o600, "/status": 0o400, "/metrics": 0o400, "/lost": 0o700, "/jobs": 0o700, "/jobs/1": 0o700, "/jobs/1/code": 0o400,
          "/jobs/1/status": 0o400, "/jobs/1/stdout": 0o400, "/jobs/1/stderr": 0o400, "/jobs/1/result": 0o400}
 
 
@@ -502,4 +502,4 @@ def test_nothing_can_be_changed_there(mount, talk):
             call()
         assert error.value.errno in (errno.EPERM, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY), error.value
     assert ".acafs" not in os.listdir(mount)
-    assert sorted(os.listdir(control)) == ["control", "jobs", "metrics", "status"]
+    assert sorted(os.listdir(control)) == ["control", "jobs", "lost", "metrics", "status"]

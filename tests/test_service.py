@@ -68,8 +68,7 @@ def test_a_pool_that_is_away_shows_in_the_status(mounts, manager, proxy):
                    options=["timeout-connect=1", "timeout-read=1", "max-retries=0", "unmount-timeout=0"])
     manager.wait("READY=1")
     proxy.freeze()
-    with pytest.raises(OSError):
-        (mount / "a").write_text("12345")
+    (mount / "a").write_text("12345")
     manager.wait(r"STATUS=Mounted, 1 files \(5 bytes\) not in the session yet.*")
     proxy.thaw()
     # What was on its way while the pool was frozen may still run into its time limit.

@@ -160,6 +160,7 @@ static void consider(struct autorun *a, struct inode *inode)
     }
     if (s->hash == hash)
         return;
+    recall(a, s); /* what it held before, if that did not run yet */
     s->hash = hash;
     submit(a, s);
 }
