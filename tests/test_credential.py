@@ -711,6 +711,16 @@ def test_the_authority_is_asked_through_the_proxy(bench):
         assert SECRET not in request.body
 
 
+@pytest.mark.parametrize("proxy", [
+    "http://me:pr0xyw0rd@127.0.0.1:1", "http://me:pr0xyw0rd@nowhere.invalid", "socks9://me:pr0xyw0rd@nowhere.invalid"])
+def test_a_proxys_password_is_not_told(bench, proxy):
+    driver = bench.driver({"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT, "AZURE_CLIENT_SECRET": SECRET,
+                           "AZURE_AUTHORITY_HOST": "https://login.authority.invalid", "https_proxy": proxy},
+                          retries=0)
+    text = driver.fails()
+    assert "no answer from the authority" in text and "pr0xyw0rd" not in text + driver.said()
+
+
 @pytest.mark.parametrize("variable, hosts", [
     ("no_proxy", "other.invalid,login.authority.invalid"), ("NO_PROXY", "*")])
 def test_no_proxy_is_honoured(bench, variable, hosts):

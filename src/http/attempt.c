@@ -441,10 +441,19 @@ static const char *connect_error(struct http_call *c, const char *said, const ch
     return said;
 }
 
+/* curl quotes a proxy it can't use as it was given, its password included. */
+static void hide_password(char *text)
+{
+    char *host = strstr(text, "://"), *at = host ? strrchr(host, '@') : NULL;
+    if (at)
+        memmove(host + 3, at + 1, strlen(at + 1) + 1);
+}
+
 void attempt_describe(struct http_call *c, CURLcode code)
 {
     char peer[300];
     call_peer(c, peer, sizeof peer);
+    hide_password(c->curl_error);
     char *query = strchr(c->curl_error, '?'); /* it holds the session's identifier */
     if (query)
         *query = '\0';

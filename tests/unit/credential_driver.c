@@ -1,5 +1,6 @@
 /* A credential on a leash, for test_credential.py. Arguments are NAME=VALUE of struct
- * credential_options; commands come on stdin, one a line, and each is answered by one line of JSON:
+ * credential_options, or retries=N of struct http_options; commands come on stdin, one a line, and
+ * each is answered by one line of JSON:
  *
  *     get N        asks N times at once: {"errs":[…],"sums":[…],"why":…}, tokens as SHA-256 only
  *     cancel N     asks N times and takes it all back
@@ -236,12 +237,17 @@ int main(int argc, char **argv)
 {
     struct driver d = {0};
     struct credential_options options = {.token = getenv("ACAFS_TOKEN"), .now = moved_clock};
-    for (int i = 1; i < argc; i++)
-        parse_option(&options, argv[i]);
+    struct http_options http = {.retries = 4};
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "retries=", 8) == 0)
+            http.retries = (unsigned)atoi(argv[i] + 8);
+        else
+            parse_option(&options, argv[i]);
+    }
     log_init("driver", LOG_LEVEL_DEBUG);
     curl_global_init(CURL_GLOBAL_DEFAULT);
     loop_new(&d.loop);
-    http_new(d.loop, NULL, &d.http);
+    http_new(d.loop, &http, &d.http);
     _cleanup_free_ char *why = NULL;
     int err = credential_new(d.loop, d.http, &options, &d.credential, &why), code = 1;
     if (err) {
