@@ -146,6 +146,16 @@ class Certificates:
     def server(self):
         return self.signed("server", "subjectAltName=IP:127.0.0.1,DNS:localhost")
 
+    def verifies(self, pair, text, signature):
+        """Whether it is a PS256 signature (RFC 7518, 3.5) by that pair."""
+        key, file, proof = (self.folder / f"verify.{end}" for end in ("pub", "text", "sig"))
+        self.openssl("x509", "-in", pair.certificate, "-noout", "-pubkey", "-out", key)
+        file.write_bytes(text)
+        proof.write_bytes(signature)
+        return b"Verified OK" in self.openssl(
+            "dgst", "-sha256", "-verify", key, "-sigopt", "rsa_padding_mode:pss", "-sigopt",
+            "rsa_pss_saltlen:digest", "-sigopt", "rsa_mgf1_md:sha256", "-signature", proof, file)
+
     def der(self, certificate):
         return self.openssl("x509", "-in", certificate, "-outform", "DER")
 
