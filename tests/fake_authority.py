@@ -3,6 +3,7 @@ asked and answer as the test says."""
 
 import http.server
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -44,7 +45,7 @@ class Fake:
     """A server whose n-th answer is the n-th of `answers`, the last one for all that follow. An
     answer may be a function of the Request. `delay` is an Event to wait for before answering."""
 
-    def __init__(self, *answers, tls=None):
+    def __init__(self, *answers, tls=None, host="127.0.0.1"):
         self.answers = list(answers) or [token()]
         self.requests = []
         self.lock = threading.Lock()
@@ -81,11 +82,13 @@ class Fake:
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
             def handle_error(self, *_):
                 pass
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+        self.host = f"[{host}]" if ":" in host else host
+        self.server = Server((host, 0), Handler)
         self.scheme = "http"
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -99,7 +102,7 @@ class Fake:
 
     @property
     def url(self):
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def close(self):
         self.server.shutdown()
@@ -132,15 +135,15 @@ class Certificates:
     def self_signed(self, name, kind=("-newkey", "rsa:2048")):
         return self._make(name, ["-subj", f"/CN={name}"], kind)
 
-    def signed(self, name, *extensions):
+    def signed(self, name, *extensions, by=None, days=2):
+        by = by or self.ca
         key, certificate = self.folder / f"{name}.key", self.folder / f"{name}.crt"
         request, settings = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         self.openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request,
                      "-subj", f"/CN={name}")
         settings.write_text("\n".join(extensions) or "basicConstraints=CA:FALSE")
-        self.openssl("x509", "-req", "-in", request, "-CA", self.ca.certificate, "-CAkey",
-                     self.ca.key, "-CAcreateserial", "-days", 2, "-extfile", settings, "-out",
-                     certificate)
+        self.openssl("x509", "-req", "-in", request, "-CA", by.certificate, "-CAkey", by.key,
+                     "-CAcreateserial", "-days", days, "-extfile", settings, "-out", certificate)
         return self.Pair(certificate, key)
 
     def server(self):
@@ -162,7 +165,6 @@ class Certificates:
 
 def closed_port():
     """An address of this machine where nobody answers."""
-    import socket
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -172,7 +174,6 @@ class Silent:
     """A port that takes connections and says nothing."""
 
     def __init__(self):
-        import socket
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.socket.listen(16)

@@ -109,8 +109,8 @@ class Bench:
         self.ends = []
         self.nowhere = closed_port()
 
-    def fake(self, *answers, tls=None):
-        it = Fake(*answers, tls=tls)
+    def fake(self, *answers, **how):
+        it = Fake(*answers, **how)
         self.ends.append(it)
         return it
 
@@ -300,6 +300,24 @@ def test_client_certificate_chain(bench, certificates):
                            AZURE_CLIENT_SEND_CERTIFICATE_CHAIN="true")).gives("T1")
     chain = [certificates.der(pair.certificate), certificates.der(certificates.ca.certificate)]
     check_assertion(fake.requests[0], pair, certificates, chain)
+
+
+@pytest.mark.parametrize("order", ["root middle leaf", "leaf root middle", "middle leaf root"])
+@pytest.mark.parametrize("kind", ["pem", "pkcs12"])
+def test_client_certificate_chain_goes_upwards(bench, certificates, order, kind):
+    """Each certified by the next, however the file has them."""
+    middle = certificates.signed("middle", "basicConstraints=critical,CA:TRUE")
+    leaf = certificates.signed("client", by=middle)
+    parts = {"root": certificates.ca.certificate, "middle": middle.certificate, "leaf": leaf.certificate}
+    path = join(bench.folder / "client.pem", *(parts[part] for part in order.split()), leaf.key)
+    if kind == "pkcs12":
+        certificates.openssl("pkcs12", "-export", "-in", path, "-inkey", leaf.key, "-passout", "pass:",
+                             "-out", bench.folder / "client.pfx")
+        path = bench.folder / "client.pfx"
+    fake = bench.fake(token("T1"))
+    bench.driver(principal(fake, AZURE_CLIENT_CERTIFICATE_PATH=path), send_certificate_chain=1).gives("T1")
+    check_assertion(fake.requests[0], leaf, certificates,
+                    [certificates.der(parts[part]) for part in ("leaf", "middle", "root")])
 
 
 def test_client_certificate_encrypted_pem(bench, certificates):

@@ -13,6 +13,7 @@
 #include <openssl/provider.h>
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #include <cjson/cJSON.h>
 
@@ -184,6 +185,30 @@ static bool add_der(cJSON *list, X509 *one)
     return ok;
 }
 
+/* The one that certifies `below`; else the first. */
+static int find_issuer(STACK_OF(X509) * all, X509 *below)
+{
+    for (int i = 0; i < sk_X509_num(all); i++) {
+        if (X509_check_issued(sk_X509_value(all, i), below) == X509_V_OK)
+            return i;
+    }
+    return 0;
+}
+
+/* From the leaf up, each certified by the next (RFC 7515, 4.1.6), however the file has them. */
+static bool add_chain(cJSON *list, const struct certificate *c)
+{
+    STACK_OF(X509) *left = c->others ? sk_X509_dup(c->others) : sk_X509_new_null();
+    X509 *one = c->leaf;
+    bool ok = left && add_der(list, one);
+    while (ok && sk_X509_num(left) > 0) {
+        one = sk_X509_delete(left, find_issuer(left, one));
+        ok = add_der(list, one);
+    }
+    sk_X509_free(left);
+    return ok;
+}
+
 static cJSON *new_header(const struct certificate *c, bool send_chain)
 {
     cJSON *header = cJSON_CreateObject();
@@ -193,9 +218,7 @@ static cJSON *new_header(const struct certificate *c, bool send_chain)
               add_thumbprint(header, "x5t#S256", c->leaf, EVP_sha256());
     if (ok && send_chain) {
         cJSON *list = cJSON_AddArrayToObject(header, "x5c");
-        ok = list && add_der(list, c->leaf);
-        for (int i = 0; ok && i < sk_X509_num(c->others); i++)
-            ok = add_der(list, sk_X509_value(c->others, i));
+        ok = list && add_chain(list, c);
     }
     if (ok)
         return header;
