@@ -230,6 +230,16 @@ def test_a_secret_that_others_may_read_is_used_with_a_warning(bench):
     assert re.search(rf"{secret}: .*every user may read it", driver.said())
 
 
+def test_a_token_file_that_others_may_read_is_warned_of_once(bench):
+    path = bench.folder / "token"
+    path.write_text("T1")
+    path.chmod(0o644)
+    driver = bench.driver(token_file=path)
+    for _ in range(10):
+        driver.gives("T1")
+    assert driver.said().count("every user may read it") == 1
+
+
 @pytest.mark.parametrize("what, reason", [
     ("missing", "No such file"), ("empty", "empty"), ("directory", "not a regular file"),
     ("fifo", "not a regular file"), ("huge", "too large")])

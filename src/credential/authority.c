@@ -162,7 +162,7 @@ static void *start_secret(struct attempt *a)
     size_t len;
     int err = 0;
     if (s->secret_file)
-        err = secret_read(s->secret_file, MAX_SECRET_FILE, true, &a->secret, &len, &why);
+        err = secret_read(s->secret_file, MAX_SECRET_FILE, true, NULL, &a->secret, &len, &why);
     else if (!(a->secret = secret_new(s->secret, strlen(s->secret))))
         err = -ENOMEM;
     if (err)
@@ -176,9 +176,9 @@ static int read_certificate(const struct settings *s, struct certificate **out, 
     _cleanup_secret_ char *password = NULL;
     size_t len, password_len;
     const char *wrong;
-    int err = secret_read(s->certificate, MAX_CERTIFICATE, false, &bytes, &len, why);
+    int err = secret_read(s->certificate, MAX_CERTIFICATE, false, NULL, &bytes, &len, why);
     if (!err && s->certificate_password_file)
-        err = secret_read(s->certificate_password_file, MAX_SECRET_FILE, true, &password,
+        err = secret_read(s->certificate_password_file, MAX_SECRET_FILE, true, NULL, &password,
                           &password_len, why);
     if (err)
         return err;
@@ -270,7 +270,7 @@ static void *start_workload(const struct settings *s, outcome_fn *done, void *ar
     }
     /* The platform replaces the file before what it holds expires. */
     size_t len;
-    if (secret_read(s->federated_file, MAX_SECRET_FILE, true, &a->secret, &len, &why))
+    if (secret_read(s->federated_file, MAX_SECRET_FILE, true, NULL, &a->secret, &len, &why))
         return fail(a, -EACCES, why.data);
     return post_assertion(a);
 }

@@ -37,6 +37,8 @@ struct credential {
     enum source source;
     struct chain *chain;
     char *token_file;
+    bool told; /* that every user may read the file */
+    bool quiet;
 
     struct token token; /* text NULL: none */
     bool fetching;      /* a walk of the chain is under way */
@@ -194,7 +196,7 @@ static void read_token_file(struct credential *c)
     size_t len;
     struct token fresh = {0};
     const char *wrong;
-    int err = secret_read(c->token_file, MAX_TOKEN_FILE, true, &text, &len, &why);
+    int err = secret_read(c->token_file, MAX_TOKEN_FILE, true, &c->told, &text, &len, &why);
     if (!err && c->token.text && strcmp(c->token.text, text) == 0)
         return;
     if (!err && (err = answer_plain(text, &fresh, &wrong)))

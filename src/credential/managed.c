@@ -172,7 +172,7 @@ static void take_challenge(struct attempt *a, const struct http_result *r)
                                                a->settings->arc_directory, &wrong);
     if (!path)
         buf_addf(&why, "Azure Arc at %s: %s", a->endpoint, wrong);
-    else if (secret_read(path, MAX_ARC_KEY, true, &a->key, &len, &why) == -EACCES)
+    else if (secret_read(path, MAX_ARC_KEY, true, NULL, &a->key, &len, &why) == -EACCES)
         buf_adds(&why, " (users of Arc's identity belong to the group himds)");
     else if (a->key && !secret_is_word(a->key))
         buf_addf(&why, "%s: holds no key", path);

@@ -87,7 +87,8 @@ static int complain(struct buf *why, const char *path, int err, const char *text
     return err;
 }
 
-int secret_read(const char *path, size_t max, bool text, char **out, size_t *len, struct buf *why)
+int secret_read(const char *path, size_t max, bool text, bool *told, char **out, size_t *len,
+                struct buf *why)
 {
     *out = NULL;
     *len = 0;
@@ -100,8 +101,10 @@ int secret_read(const char *path, size_t max, bool text, char **out, size_t *len
         return complain(why, path, -EINVAL, "not a regular file");
     if (st.st_size > (off_t)max)
         return complain(why, path, -EFBIG, "too large for what it should hold");
-    if (st.st_mode & S_IROTH)
+    if (st.st_mode & S_IROTH && !(told && *told))
         log_warning("%s: holds a secret, but every user may read it: chmod o-r it", path);
+    if (told)
+        *told = st.st_mode & S_IROTH;
     _cleanup_secret_ char *bytes = secret_new(NULL, max);
     if (!bytes)
         return complain(why, path, -ENOMEM, NULL);

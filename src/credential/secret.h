@@ -26,9 +26,9 @@ int secret_take_environment(const char *name, char **out);
 extern const char *const secret_variables[];
 
 /* Reads a regular file of at most max bytes into a secret, without the white space at its end
- * if `text`. Warns when every user may read it. 0, or -errno with why appended:
- * "PATH: reason". */
-int secret_read(const char *path, size_t max, bool text, char **out, size_t *len,
+ * if `text`. Warns when every user may read it, unless *told says that it did so before (NULL:
+ * always). 0, or -errno with why appended: "PATH: reason". */
+int secret_read(const char *path, size_t max, bool text, bool *told, char **out, size_t *len,
                 struct buf *why);
 
 /* An absolute path for a file named in the settings: a relative name is one of

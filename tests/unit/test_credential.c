@@ -314,20 +314,20 @@ static void test_files(void **state)
     char *text;
     size_t len;
     struct buf why = {0};
-    assert_int_equal(secret_read(path, 100, true, &text, &len, &why), 0);
+    assert_int_equal(secret_read(path, 100, true, NULL, &text, &len, &why), 0);
     assert_string_equal(text, "word");
     assert_int_equal(len, 4);
     secret_free(text);
-    assert_int_equal(secret_read(path, 100, false, &text, &len, &why), 0);
+    assert_int_equal(secret_read(path, 100, false, NULL, &text, &len, &why), 0);
     assert_int_equal(len, 8);
     secret_free(text);
-    assert_int_equal(secret_read(path, 7, false, &text, &len, &why), -EFBIG);
+    assert_int_equal(secret_read(path, 7, false, NULL, &text, &len, &why), -EFBIG);
     assert_null(text);
     assert_non_null(strstr(why.data, path));
     assert_int_equal(ftruncate(fd, 0), 0);
-    assert_int_equal(secret_read(path, 100, true, &text, &len, &why), -ENODATA);
+    assert_int_equal(secret_read(path, 100, true, NULL, &text, &len, &why), -ENODATA);
     unlink(path);
-    assert_int_equal(secret_read(path, 100, true, &text, &len, &why), -ENOENT);
+    assert_int_equal(secret_read(path, 100, true, NULL, &text, &len, &why), -ENOENT);
     buf_free(&why);
     close(fd);
 }
