@@ -26,7 +26,10 @@ bool client_is_local(const struct config *c)
 
 int client_ensure_local(const struct config *c, char **why)
 {
-    return client_is_local(c) ? local_pool_ensure(c->local_socket, c->local_pool, why) : 0;
+    if (!client_is_local(c))
+        return 0;
+    credential_forget_environment(); /* the pool would inherit them, and it runs foreign code */
+    return local_pool_ensure(c->local_socket, c->local_pool, why);
 }
 
 int client_credential(struct loop *loop, struct http *http, const struct config *c,

@@ -323,15 +323,18 @@ int credential_new(struct loop *loop, struct http *http, const struct credential
         (struct http_authorizer){.self = c, .get = get, .cancel = cancel, .refused = refused};
     int err = settings_load(&c->settings, o, why);
     err = err ? err : choose_source(c, o, why);
-    /* Only now: o->token may point at the variable itself. */
-    _cleanup_secret_ char *taken = NULL;
-    secret_take_environment("ACAFS_TOKEN", &taken);
+    credential_forget_environment(); /* only now: o->token may point at the variable itself */
     if (err) {
         credential_free(c);
         return err;
     }
     *out = c;
     return 0;
+}
+
+void credential_forget_environment(void)
+{
+    secret_forget_environment();
 }
 
 void credential_free(struct credential *c)

@@ -36,14 +36,16 @@ struct credential_options {
 };
 
 /* 0, or -errno with *why (malloc'd, one or more lines for people) saying what is wrong with the
- * options. Reads AZURE_* from the environment for what options leave open, and takes the secrets it
- * finds there out of it (AZURE_CLIENT_SECRET, ACAFS_TOKEN and the like are overwritten and unset), so
- * that they show neither in /proc/PID/environ nor in children. Names of files that are
- * relative are looked for in $CREDENTIALS_DIRECTORY first. */
+ * options. Reads AZURE_* from the environment for what options leave open, and takes the secrets
+ * out of it as credential_forget_environment() does. Names of files that are relative are looked
+ * for in $CREDENTIALS_DIRECTORY first. */
 int credential_new(struct loop *, struct http *, const struct credential_options *,
                    struct credential **out, char **why);
 /* Those who wait are forgotten. */
 void credential_free(struct credential *);
+/* Overwrites and unsets AZURE_CLIENT_SECRET, ACAFS_TOKEN and the like, so that they show neither in
+ * /proc/PID/environ nor in children: for a program that needs no credential. */
+void credential_forget_environment(void);
 
 /* The table http wants; owned by the credential. NULL for kind "none". */
 const struct http_authorizer *credential_authorizer(struct credential *);

@@ -64,19 +64,30 @@ const char *const secret_variables[] = {
     NULL,
 };
 
+/* The string stands where the kernel shows it as /proc/PID/environ. */
+static void forget_variable(const char *name)
+{
+    char *value = getenv(name);
+    if (!value)
+        return;
+    explicit_bzero(value, strlen(value));
+    unsetenv(name);
+}
+
 int secret_take_environment(const char *name, char **out)
 {
     *out = NULL;
-    char *value = getenv(name);
-    if (!value)
-        return 0;
-    size_t len = strlen(value);
-    if (len && !(*out = secret_new(value, len)))
+    const char *value = getenv(name);
+    if (value && *value && !(*out = secret_new(value, strlen(value))))
         return -ENOMEM;
-    /* The string stands where the kernel shows it as /proc/PID/environ. */
-    explicit_bzero(value, len);
-    unsetenv(name);
+    forget_variable(name);
     return 0;
+}
+
+void secret_forget_environment(void)
+{
+    for (const char *const *name = secret_variables; *name; name++)
+        forget_variable(*name);
 }
 
 /* --- files */

@@ -24,6 +24,8 @@ int secret_take_environment(const char *name, char **out);
 
 /* The names of all such variables, NULL-terminated: what no child may inherit. */
 extern const char *const secret_variables[];
+/* Overwrites and unsets those that are still there. */
+void secret_forget_environment(void);
 
 /* Reads a regular file of at most max bytes into a secret, without the white space at its end
  * if `text`. Warns when every user may read it, unless *told says that it did so before (NULL:
