@@ -786,7 +786,7 @@ def test_no_credential(direct):
     direct.env.pop("ACAFS_TOKEN", None)
     done = direct("-p", "https://127.0.0.1:9/x", "-o", "credential=environment", "-c", "1")
     assert done.returncode == 77, done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "EnvironmentCredential: not set: AZURE_TENANT_ID" in done.stderr.splitlines()[-1]
 
 
 def test_bad_settings(direct, tmp_path):

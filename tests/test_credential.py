@@ -1048,6 +1048,18 @@ def test_failures_are_held_for_a_moment(bench):
     assert driver.said().count("az ended with 1") == 1, "and the log says it once"
 
 
+def test_failures_that_differ_in_an_id_only_do_not_fill_the_log(bench):
+    fake = bench.fake(lambda r: answer(401, {"error": "x", "error_description": f"AADSTS1: no. Trace ID: {len(fake.requests)}"}))
+    driver = bench.driver(with_secret(fake))
+    for _ in range(10):
+        driver.fails()
+        driver.clock(6)
+    assert len(fake.requests) == 10 and driver.said().count("no token for") == 1
+    driver.clock(10)
+    driver.fails()
+    assert driver.said().count("no token for") == 2 and "Trace ID: 11" in driver.said()
+
+
 # --- tokens as they are
 
 def test_acafs_token(bench):

@@ -244,7 +244,7 @@ static void begin(void *arg)
 static int new_credential(struct check *c)
 {
     _cleanup_free_ char *why = NULL;
-    int err = client_credential(c->loop, c->http, c->config, &c->credential, &why);
+    int err = client_credential(c->loop, c->http, c->config, true, &c->credential, &why);
     if (err)
         log_error("%s", why ? why : strerror(-err));
     return err;
@@ -306,7 +306,7 @@ int login_check(int argc, char **argv)
     struct config config = {0};
     struct check c = {.config = &config};
     client_harden();
-    log_set_level(LOG_LEVEL_ERROR); /* what would be logged is printed */
+    log_set_level(LOG_LEVEL_WARNING);
     int code = settings(argc, argv, &config);
     if (code < 0) {
         curl_global_init(CURL_GLOBAL_DEFAULT);

@@ -32,7 +32,7 @@ int client_ensure_local(const struct config *c, char **why)
     return local_pool_ensure(c->local_socket, c->local_pool, why);
 }
 
-int client_credential(struct loop *loop, struct http *http, const struct config *c,
+int client_credential(struct loop *loop, struct http *http, const struct config *c, bool quiet,
                       struct credential **out, char **why)
 {
     const struct credential_options options = {
@@ -47,6 +47,7 @@ int client_credential(struct loop *loop, struct http *http, const struct config 
         .authority = c->authority,
         .federated_token_file = c->federated_token_file,
         .send_certificate_chain = c->send_certificate_chain,
+        .quiet = quiet,
     };
     return credential_new(loop, http, &options, out, why);
 }
@@ -76,7 +77,7 @@ int client_new(struct client *client, struct loop *loop, const struct config *c,
         return about(err, "http", why);
     bool local = client_is_local(c);
     if (!local)
-        err = client_credential(loop, client->http, c, &client->credential, why);
+        err = client_credential(loop, client->http, c, false, &client->credential, why);
     if (err)
         return about(err, "credential", why);
     const struct session_options options = {

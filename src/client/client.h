@@ -25,13 +25,14 @@ bool client_is_local(const struct config *);
  * (malloc'd, one line). Blocks for as long as that takes. */
 int client_ensure_local(const struct config *, char **why);
 
-/* The credential that the settings ask for: 0, or -errno with *why as above. */
-int client_credential(struct loop *, struct http *, const struct config *, struct credential **out,
-                      char **why);
+/* The credential that the settings ask for: 0, or -errno with *why as above. quiet: its failures
+ * are not logged, the caller tells of them. */
+int client_credential(struct loop *, struct http *, const struct config *, bool quiet,
+                      struct credential **out, char **why);
 
-/* For the session that the settings name: 0, or -errno with *why as above, one line that begins with
- * what it is about. Whatever it returns, client_free() ends it. user_agent:
- * "program/version (Language=C)". */
+/* For the session that the settings name: 0, or -errno with *why as above, one line that begins
+ * with what it is about. Whatever it returns, client_free() ends it. user_agent: "program/version
+ * (Language=C)". */
 int client_new(struct client *, struct loop *, const struct config *, const char *user_agent,
                char **why);
 void client_free(struct client *);

@@ -14,11 +14,12 @@
 #include "util/log.h"
 
 enum {
-    AHEAD_S = 300, /* a token is renewed from so long before its end */
-    PAUSE_S = 30,  /* between attempts while the token at hand is good */
-    HOLD_S = 5,    /* a failure answers those who ask within so long: not every read of a mount
-                      shall run az */
-    REFUSALS = 4,  /* in PAUSE_S: a pool that refuses whatever comes is not the token's fault */
+    AHEAD_S = 300,    /* a token is renewed from so long before its end */
+    PAUSE_S = 30,     /* between attempts while the token at hand is good */
+    HOLD_S = 5,       /* a failure answers those who ask within so long: not every read of a mount
+                         shall run az */
+    LOG_PAUSE_S = 60, /* between failures whose words differ; a trace id makes each one differ */
+    REFUSALS = 4,     /* in PAUSE_S: a pool that refuses whatever comes is not the token's fault */
     MAX_TOKEN_FILE = 64 << 10,
 };
 
@@ -49,7 +50,7 @@ struct credential {
     unsigned round;
 
     bool failed;
-    time_t failed_at;
+    time_t failed_at, logged_at;
     int err;
     char *line, *why; /* of the failure: one line, and all of it */
 };
@@ -64,14 +65,25 @@ static void forget_failure(struct credential *c)
     c->failed = false;
 }
 
-static void log_lines(const char *text)
+/* Without a credential nothing goes: whoever looks at the log, at any level, sees why. */
+static void log_failure(struct credential *c)
 {
+    const char *text = c->why;
+    c->logged_at = c->failed_at;
     while (*text) {
         size_t len = strcspn(text, "\n");
-        log_warning("%.*s", (int)len, text);
+        log_write(c->chain ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, "%.*s", (int)len, text);
         text += len;
         text += *text == '\n';
     }
+}
+
+static bool is_news(const struct credential *c, const char *before)
+{
+    if (!before)
+        return true;
+    return strcmp(before, c->why) != 0 &&
+           (c->failed_at < c->logged_at || c->failed_at - c->logged_at >= LOG_PAUSE_S);
 }
 
 static void note_failure(struct credential *c, int err, const char *line)
@@ -89,8 +101,8 @@ static void note_failure(struct credential *c, int err, const char *line)
     else
         buf_adds(&why, line);
     c->why = buf_take(&why);
-    if (c->why && (!before || strcmp(before, c->why) != 0))
-        log_lines(c->why);
+    if (c->why && !c->quiet && is_news(c, before))
+        log_failure(c);
 }
 
 /* --- the chain's tokens */
@@ -319,6 +331,7 @@ int credential_new(struct loop *loop, struct http *http, const struct credential
         return -ENOMEM;
     c->settings.loop = loop;
     c->settings.http = http;
+    c->quiet = o->quiet;
     c->authorizer =
         (struct http_authorizer){.self = c, .get = get, .cancel = cancel, .refused = refused};
     int err = settings_load(&c->settings, o, why);

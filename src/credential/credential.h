@@ -28,6 +28,7 @@ struct credential_options {
     const char *authority;  /* AZURE_AUTHORITY_HOST */
     const char *federated_token_file;
     bool send_certificate_chain;
+    bool quiet; /* the caller tells of failures: they are not logged */
 
     /* For tests; zero is the real thing. */
     time_t (*now)(void);
