@@ -696,13 +696,16 @@ def test_imds_that_is_silent_costs_a_second(bench):
     (answer(404, text="<html>another cloud"), "no managed identity service at"),
     (answer(403, {"error": "A socket operation was attempted to an unreachable network"}),
      "no managed identity service at"),
-    (answer(403, text="denied by the gateway"), "no managed identity service at")])
+    (answer(403, text="denied by the gateway"), "no managed identity service at"),
+    (answer(200, text="<html>please log in"), "no managed identity service at"),
+    (answer(302, headers={"Location": "http://127.0.0.1:1/"}), "no managed identity service at")])
 def test_imds_without_an_identity_passes_on(bench, reply, reason):
     bench.tool("az", f"""echo '{{"accessToken":"T1","expires_on":{now() + 3600}}}'""")
     fake = bench.fake(reply)
     driver = bench.driver({"AZURE_POD_IDENTITY_AUTHORITY_HOST": fake.url}, imds_backoff_ms=1).gives("T1")
     state, why = driver.links()["ManagedIdentityCredential"]
     assert state == "skipped" and reason in why
+    assert len(fake.requests) <= 1 + 3, "another cloud's 404 is no reason to wait for half a minute"
 
 
 def test_imds_names_the_identity_it_lacks(bench):

@@ -17,6 +17,7 @@ enum {
     PROBE_MS = 1000,
     DEADLINE_MS = 30000,
     IMDS_RETRIES = 5,
+    FOREIGN_RETRIES = 2, /* of what does not look like Azure */
     LONGEST_WAIT_S = 60, /* of a Retry-After */
     MAX_ANSWER = 256 << 10,
     MAX_ARC_KEY = 4096,
@@ -64,6 +65,7 @@ struct attempt {
     struct buf url, form;
     char *key; /* Arc's */
     unsigned retries;
+    bool foreign; /* so far it answered as any web server does that knows no such page */
     struct http_call *call;
     struct loop_timer timer;
 };
@@ -151,6 +153,12 @@ static void given(struct attempt *a, const struct http_result *r)
     _cleanup_buf_ struct buf why = {0};
     const char *wrong;
     int err = answer_token(r->body, r->body_len, a->settings->now(), &o.token, &wrong);
+    if (err && a->service == &imds && !memmem(r->body, r->body_len, "access_token", 12)) {
+        /* A gateway's page for whatever is asked of it. */
+        buf_addf(&why, "no managed identity service at %s: %s", a->endpoint, wrong);
+        end(a, TOKEN_UNAVAILABLE, -EACCES, why.data);
+        return;
+    }
     if (err) {
         buf_addf(&why, "%s at %s: %s", a->service->name, a->endpoint, wrong);
         end(a, TOKEN_FAILED, err, why.data);
@@ -182,9 +190,20 @@ static void take_challenge(struct attempt *a, const struct http_result *r)
         ask(a);
 }
 
-static bool is_passing(int status)
+/* IMDS always words its errors. */
+static bool is_worded(const struct http_result *r)
 {
-    return status == 404 || status == 410 || status == 429 || status >= 500;
+    return memmem(r->body, r->body_len, "\"error\"", 7);
+}
+
+/* Whether IMDS may answer otherwise in a moment. 404 is what it says while it is being updated; but
+ * other clouds have their metadata service at the same address and say 404 for ever: soon told. */
+static bool is_passing(struct attempt *a, const struct http_result *r)
+{
+    int status = r->status;
+    a->foreign = a->foreign && status == 404 && !is_worded(r);
+    return (status == 404 || status == 410 || status == 429 || status >= 500) &&
+           a->retries < (a->foreign ? FOREIGN_RETRIES : IMDS_RETRIES);
 }
 
 static void wait(struct attempt *a, const struct http_result *r)
@@ -201,15 +220,13 @@ static void wait(struct attempt *a, const struct http_result *r)
 }
 
 /* Whether an answer of IMDS's address says that there is no identity to be had here, rather than
- * that one was refused: no such identity is assigned; or it is no Azure that answers (IMDS always
- * words its errors), but another cloud's metadata service or a gateway; or a container's network is
- * in between. */
+ * that one was refused: no such identity is assigned; or it is no Azure that answers, but another
+ * cloud's metadata service or a gateway; or a container's network is in between. */
 static bool means_none(const struct http_result *r)
 {
     if (r->status == 400)
         return true;
-    bool worded = memmem(r->body, r->body_len, "\"error\"", 7);
-    return r->status < 429 && (!worded || memmem(r->body, r->body_len, "unreachable", 11));
+    return r->status < 429 && (!is_worded(r) || memmem(r->body, r->body_len, "unreachable", 11));
 }
 
 static void turned_down(struct attempt *a, const struct http_result *r)
@@ -243,6 +260,12 @@ static void no_answer(struct attempt *a, const struct http_result *r)
     end(a, TOKEN_FAILED, r->err, why.data);
 }
 
+static void probed(struct attempt *a, const struct http_result *r)
+{
+    a->foreign = r->status == 404 && !is_worded(r);
+    ask_again(a);
+}
+
 static void answered(void *arg, const struct http_result *r)
 {
     struct attempt *a = arg;
@@ -250,12 +273,12 @@ static void answered(void *arg, const struct http_result *r)
     if (r->err)
         no_answer(a, r);
     else if (a->state == PROBING)
-        ask_again(a);
+        probed(a, r);
     else if (r->status == 200)
         given(a, r);
     else if (a->service == &arc && r->status == 401 && !a->key)
         take_challenge(a, r);
-    else if (a->service == &imds && is_passing(r->status) && a->retries < IMDS_RETRIES)
+    else if (a->service == &imds && is_passing(a, r))
         wait(a, r);
     else
         turned_down(a, r);
