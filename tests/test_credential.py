@@ -626,6 +626,14 @@ def test_azure_ml(bench):
     assert "metadata" not in first.headers
 
 
+def test_azure_ml_names_its_identity(bench):
+    fake = bench.fake(token("T1"))
+    env = {"MSI_ENDPOINT": fake.url, "MSI_SECRET": "ml-secret", "DEFAULT_IDENTITY_CLIENT_ID": "its-own"}
+    bench.driver(env).gives("T1")
+    bench.driver({**env, "AZURE_CLIENT_ID": CLIENT}).gives("T1")
+    assert [request.query[2] for request in fake.requests] == [("clientid", "its-own"), ("clientid", CLIENT)]
+
+
 def test_imds(bench):
     fake = bench.fake(answer(400, {"error": "invalid_request", "error_description": "Required metadata header not specified"}),
                       answer(document={"access_token": "T1", "client_id": CLIENT, "expires_in": "86399",

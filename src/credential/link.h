@@ -27,6 +27,7 @@ struct settings {
     char *federated_file;
     /* What platforms set for their managed identities. */
     char *identity_endpoint, *identity_thumbprint, *imds_endpoint, *msi_endpoint, *pod_authority;
+    char *ml_client; /* DEFAULT_IDENTITY_CLIENT_ID: Azure ML's identity unless another is named */
     char *identity_header, *msi_secret; /* of secret.h */
     char *arc_directory;
     int64_t imds_backoff_ms;

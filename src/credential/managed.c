@@ -316,6 +316,8 @@ static int add_member(struct buf *out, const char *name, const char *value)
 static bool add_identity(struct attempt *a, struct buf *out)
 {
     const char *id = a->settings->client, *name = a->service->client;
+    if (!id && a->service == &azure_ml)
+        id = a->settings->ml_client;
     if (!id)
         return true;
     if (strncasecmp(id, "/subscriptions/", 15) == 0) {

@@ -79,6 +79,7 @@ static int collect_platform(struct settings *s)
         {"IMDS_ENDPOINT", offsetof(struct settings, imds_endpoint)},
         {"MSI_ENDPOINT", offsetof(struct settings, msi_endpoint)},
         {"AZURE_POD_IDENTITY_AUTHORITY_HOST", offsetof(struct settings, pod_authority)},
+        {"DEFAULT_IDENTITY_CLIENT_ID", offsetof(struct settings, ml_client)},
     };
     int err = 0;
     for (size_t i = 0; i < sizeof map / sizeof *map && !err; i++)
@@ -181,7 +182,7 @@ void settings_free(struct settings *s)
                      s->federated_file, s->identity_endpoint,
                      s->imds_endpoint,  s->identity_thumbprint,
                      s->msi_endpoint,   s->pod_authority,
-                     s->arc_directory};
+                     s->arc_directory,  s->ml_client};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
         free(plain[i]);
     secret_free(s->secret);
