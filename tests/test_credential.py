@@ -780,7 +780,7 @@ def test_headers_can_not_be_smuggled(bench):
 # --- developers' tools
 
 AZ = ["account", "get-access-token", "--output", "json", "--resource", RESOURCE]
-AZD = ["auth", "token", "--output", "json", "--scope", SCOPE]
+AZD = ["auth", "token", "--output", "json", "--no-prompt", "--scope", SCOPE]
 
 
 def notes(path):
@@ -851,6 +851,21 @@ def test_azure_cli_that_gives_nothing(bench, script, state, reason):
     got, why = driver.links()["AzureCliCredential"]
     assert (got, reason in why) == (state, True), why
     assert driver.links()["AzureDeveloperCliCredential"][0] == "chosen"
+
+
+def test_what_entra_refused_a_tool_is_told(bench):
+    """It also says to log in again; but why, and with which scope, matters more."""
+    bench.tool("az", """echo "ERROR: AADSTS50076: you must use multi-factor authentication.
+To re-authenticate, please run: az login --scope X" >&2; exit 1""")
+    bench.tool("azd", r"""echo '{"type":"consoleMessage","timestamp":"2025","data":{"message":"\nERROR: AADSTS70043: expired. Run `azd auth login`.\n"}}' >&2
+exit 1""")
+    driver = bench.driver()
+    driver.fails()
+    links = driver.links()
+    assert links["AzureCliCredential"] == ("failed", "az ended with 1: ERROR: AADSTS50076: you must use "
+                                           "multi-factor authentication. To re-authenticate, please run: az login --scope X")
+    assert links["AzureDeveloperCliCredential"] == (
+        "failed", "azd ended with 1: ERROR: AADSTS70043: expired. Run `azd auth login`.")
 
 
 def test_azure_cli_prints_a_token_in_an_error(bench):

@@ -8,6 +8,7 @@
 #include "credential/process.h"
 #include "credential/secret.h"
 #include "util/cleanup.h"
+#include "util/json.h"
 
 enum {
     DEADLINE_MS = 10000,
@@ -39,8 +40,8 @@ static const struct tool az = {
 static const struct tool azd = {
     .program = "azd",
     .title = "the Azure Developer CLI",
-    .arguments = (const char *const[]){"auth", "token", "--output", "json", "--scope",
-                                       CREDENTIAL_SCOPE, NULL},
+    .arguments = (const char *const[]){"auth", "token", "--output", "json", "--no-prompt",
+                                       "--scope", CREDENTIAL_SCOPE, NULL},
     .tenant_option = "--tenant-id",
     .parse = answer_azd,
     .login_marks = (const char *const[]){"azd auth login", "not logged in", NULL},
@@ -57,28 +58,46 @@ struct attempt {
 
 /* --- what it said */
 
+static bool names(const struct buf *errors, const char *word)
+{
+    return errors->len && memmem(errors->data, errors->len, word, strlen(word));
+}
+
+/* What Entra ID refused (AADSTS…) ends with the advice to log in, too; but its words say more. */
 static bool nobody_logged_in(const struct tool *t, const struct buf *errors)
 {
+    if (names(errors, "AADSTS"))
+        return false;
     for (const char *const *mark = t->login_marks; *mark; mark++) {
-        if (errors->len && memmem(errors->data, errors->len, *mark, strlen(*mark)))
+        if (names(errors, *mark))
             return true;
     }
     return false;
 }
 
-/* "ERROR: " and blank lines in front say nothing. */
-static void quote(struct buf *why, const struct buf *said)
+static void quote(struct buf *why, const char *text, size_t len)
 {
-    const char *text = said->data ? said->data : "";
-    size_t len = said->len;
-    size_t blank = strspn(text, " \t\r\n");
-    blank = blank > len ? len : blank;
-    text += blank;
-    len -= blank;
-    while (len && strchr(" \t\r\n", text[len - 1]))
+    static const char blanks[] = " \t\r\n";
+    while (len && strchr(blanks, *text)) {
+        text++;
+        len--;
+    }
+    while (len && strchr(blanks, text[len - 1]))
         len--;
     if (len)
         secret_quote(why, text, len, QUOTED, NULL);
+}
+
+/* azd wraps what it says, a line each: {"type":"consoleMessage",…,"data":{"message":"…"}}. */
+static void quote_errors(struct buf *why, const struct buf *said)
+{
+    const char *text = said->data ? said->data : "";
+    _cleanup_json_ cJSON *json = json_parse(text, strcspn(text, "\n"));
+    const char *message = json_string(json_object(json, "data"), "message");
+    if (message)
+        quote(why, message, strlen(message));
+    else
+        quote(why, text, said->len);
 }
 
 static void failure(const struct tool *t, const struct process_result *r, struct buf *why)
@@ -94,7 +113,7 @@ static void failure(const struct tool *t, const struct process_result *r, struct
     else
         buf_addf(why, "%s ended with %d: ", t->program, r->exit_code);
     if (!r->err && r->exit_code >= 0)
-        quote(why, r->errors->len ? r->errors : r->out);
+        quote_errors(why, r->errors->len ? r->errors : r->out);
 }
 
 static void ended(void *arg, const struct process_result *r)
