@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -422,6 +423,33 @@ def test_refused_secret_ends_the_chain(bench):
     assert "EnvironmentCredential is set up" in text and driver.errno == "EACCES"
     assert driver.links()["AzureCliCredential"] == ("untried", None)
     assert not bench.calls("az") and len(fake.requests) == 1
+
+
+def test_a_refusal_that_says_the_request_back(bench):
+    """The secret is hidden as it was sent, too."""
+    fake = bench.fake(lambda r: answer(400, {"error": "invalid", "error_description": "got " + r.body}))
+    driver = bench.driver(with_secret(fake))
+    text = driver.fails() + driver.said()
+    assert "client_secret=****" in text
+    assert SECRET not in text and urllib.parse.quote(SECRET, safe="") not in text
+
+
+@pytest.mark.parametrize("wrong, reason", [
+    ("authority", "self-signed certificate"), ("host", "does not match|no alternative .* name matches"),
+    ("date", "expired"), ("plain", "wrong version number")])
+def test_an_authority_that_is_not_the_one(bench, certificates, wrong, reason):
+    """Nothing is sent to it."""
+    if wrong == "plain":
+        fake = bench.fake(token("T1"))
+    else:
+        fake = bench.fake(token("T1"), tls={
+            "authority": lambda: certificates.self_signed("stranger"),
+            "host": lambda: certificates.signed("other", "subjectAltName=DNS:other.example"),
+            "date": lambda: certificates.signed("old", "subjectAltName=IP:127.0.0.1", days=-1)}[wrong]())
+    env = with_secret(fake, AZURE_AUTHORITY_HOST=fake.url.replace("http:", "https:"))
+    line = bench.driver(env, retries=0).fails().splitlines()[1]
+    assert re.search(reason, line) and "no answer from the authority" in line
+    assert not fake.requests
 
 
 def test_redirects_are_not_followed(bench):

@@ -42,13 +42,13 @@ static void refused(struct attempt *a, const struct http_result *r)
 {
     int err = r->status == 429 ? -EAGAIN : r->status >= 500 ? -EIO : -EACCES;
     _cleanup_buf_ struct buf why = {0};
-    const char *const secrets[] = {a->secret, NULL};
+    struct buf sent = {0}; /* what stood in the form: some servers say back what they were sent */
+    text_percent(&sent, a->secret, strlen(a->secret));
+    const char *const secrets[] = {a->secret, sent.data ? sent.data : "", NULL};
     buf_addf(&why, "%s refused: ", a->settings->authority);
-    if (r->err)
-        buf_adds(&why, r->why);
-    else
-        answer_refusal(&why, r->status, r->body, r->body_len, secrets);
+    answer_refusal(&why, r->status, r->body, r->body_len, secrets);
     outcome_failed(a->done, a->arg, err, why.data);
+    buf_wipe(&sent);
 }
 
 static void answered(void *arg, const struct http_result *r)
@@ -62,10 +62,14 @@ static void answered(void *arg, const struct http_result *r)
     if (r->err == -EFBIG) {
         buf_addf(&why, "%s: %s", a->settings->authority, r->why);
         outcome_failed(a->done, a->arg, -EPROTO, why.data);
-    } else if (r->err && r->err != -EPROTO) {
+    } else if (r->err == -EPROTO) {
+        /* A wrong certificate, a redirect: whoever answers there is not to be trusted. */
+        buf_addf(&why, "no answer from the authority that can be trusted: %s", r->why);
+        outcome_failed(a->done, a->arg, -EACCES, why.data);
+    } else if (r->err) {
         buf_addf(&why, "no answer from the authority: %s", r->why);
         outcome_failed(a->done, a->arg, r->err, why.data);
-    } else if (r->err || r->status != 200) {
+    } else if (r->status != 200) {
         refused(a, r);
     } else if ((err = answer_token(r->body, r->body_len, a->settings->now(), &o.token, &wrong))) {
         buf_addf(&why, "%s: %s", a->settings->authority, wrong);
