@@ -500,6 +500,25 @@ def test_authorities_that_are_refused(bench, authority):
     assert "AZURE_AUTHORITY_HOST" in driver.refused
 
 
+@pytest.mark.parametrize("spelling", [
+    "https://login.microsoftonline.us", "login.microsoftonline.us", "HTTPS://login.microsoftonline.us/",
+    " https://login.microsoftonline.us// ", "login.microsoftonline.us:443\n"])
+def test_spellings_of_an_authority(bench, spelling):
+    proxy = bench.fake(answer(502))
+    bench.driver(with_secret(proxy, AZURE_AUTHORITY_HOST=spelling, https_proxy=proxy.url),
+                 retries=0).fails()
+    assert {request.target for request in proxy.requests} == {"login.microsoftonline.us:443"}
+
+
+def test_loopback_of_the_sixth_version(bench):
+    """Plain http is allowed there, and no proxy is asked."""
+    fake = bench.fake(token("T1"), host="::1")
+    away = {"http_proxy": bench.nowhere, "https_proxy": bench.nowhere, "all_proxy": bench.nowhere}
+    bench.driver(with_secret(fake, **away)).gives("T1")
+    bench.driver({"AZURE_POD_IDENTITY_AUTHORITY_HOST": fake.url, **away}).gives("T1")
+    bench.driver({"IDENTITY_ENDPOINT": fake.url, "IDENTITY_HEADER": "h", **away}).gives("T1")
+
+
 @pytest.mark.parametrize("tenant", ["../x", "a/b", "a b", "a?b", "..", "-x", "x\ny"])
 def test_tenants_that_are_refused(bench, tenant):
     assert "AZURE_TENANT_ID" in bench.driver({"AZURE_TENANT_ID": tenant}).refused
@@ -765,7 +784,7 @@ def test_the_authority_is_asked_through_the_proxy(bench):
     proxy = bench.fake(answer(502))
     driver = bench.driver({"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT,
                            "AZURE_CLIENT_SECRET": SECRET, "https_proxy": proxy.url,
-                           "AZURE_AUTHORITY_HOST": "https://login.authority.invalid"})
+                           "AZURE_AUTHORITY_HOST": "https://login.authority.invalid"}, retries=0)
     driver.fails()
     assert proxy.requests
     for request in proxy.requests:
@@ -789,7 +808,7 @@ def test_no_proxy_is_honoured(bench, variable, hosts):
     proxy = bench.fake(answer(502))
     driver = bench.driver({"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT,
                            "AZURE_CLIENT_SECRET": SECRET, "https_proxy": proxy.url, variable: hosts,
-                           "AZURE_AUTHORITY_HOST": "https://login.authority.invalid"})
+                           "AZURE_AUTHORITY_HOST": "https://login.authority.invalid"}, retries=0)
     assert "resolve" in driver.fails() and not proxy.requests
 
 

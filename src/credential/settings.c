@@ -129,13 +129,14 @@ static int refuse(char **why, const char *format, ...)
     return -EINVAL;
 }
 
-/* https://HOST; the scheme may be left out, as Azure's libraries allow. */
+/* https://HOST; the scheme may be left out and blanks surround it, as Azure's libraries allow. */
 static int settle_authority(struct settings *s, char **why)
 {
     struct buf url = {0};
     const char *given = s->authority ? s->authority : "https://login.microsoftonline.com";
+    given += strspn(given, " \t\r\n");
     int err = buf_addf(&url, "%s%s", strstr(given, "://") ? "" : "https://", given);
-    while (!err && url.len && url.data[url.len - 1] == '/')
+    while (!err && url.len && strchr("/ \t\r\n", url.data[url.len - 1]))
         url.data[--url.len] = '\0';
     free(s->authority);
     if (!(s->authority = buf_take(&url)) || err)
