@@ -1252,6 +1252,17 @@ def test_a_clock_past_the_end_causes_one_refresh(bench):
     assert len(fake.requests) == 2
 
 
+def test_a_clock_that_is_ahead_does_not_fetch_for_every_request(bench):
+    fake = bench.fake(lambda r: token(f"T{len(fake.requests)}", expires_in=None, expires_on=now() + 3600))
+    driver = bench.driver(with_secret(fake))
+    driver.clock(7200)
+    for _ in range(20):
+        driver.gives("T1")
+    assert len(fake.requests) == 1 and "is it right?" in driver.said()
+    driver.clock(31)
+    driver.gives("T2")
+
+
 def test_refresh_in(bench):
     fake = bench.fake(token("T1", expires_in=86400, refresh_in="3600"), token("T2"))
     driver = bench.driver(with_secret(fake)).gives("T1")

@@ -145,6 +145,17 @@ static void log_token(const struct credential *c)
     log_info("%s gave a token, good until %s", chain_kept(c->chain), until);
 }
 
+/* A token that is over the moment it comes: this machine's clock is ahead. Whether it serves is for
+ * the pool to say; without a pause every request would fetch another. */
+static void distrust_clock(struct credential *c, time_t now)
+{
+    if (c->token.expires == 0 || c->token.expires > now)
+        return;
+    log_warning("the new token ended %lld s ago by this machine's clock: is it right?",
+                (long long)(now - c->token.expires));
+    c->token.expires = now + PAUSE_S;
+}
+
 static void fetched(void *arg, struct outcome *o)
 {
     struct credential *c = arg;
@@ -157,6 +168,7 @@ static void fetched(void *arg, struct outcome *o)
         c->token = o->token;
         o->token = (struct token){0};
         log_token(c);
+        distrust_clock(c, now);
     } else if (is_good(c, now)) {
         log_warning("no new token yet, the old one is good for another %lld s: %s",
                     (long long)(c->token.expires - now), o->why);
