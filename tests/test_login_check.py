@@ -49,6 +49,11 @@ def test_let_in(bench):
     assert request.headers["authorization"] == f"Bearer {text}"
 
 
+def test_a_404_of_something_else(bench):
+    out, _ = check(bench, {"ACAFS_TOKEN": "x"}, bench.fake(answer(404, text="<html>no such page")).url)
+    assert "lets this principal in" not in out and "the pool's management endpoint?" in out
+
+
 def test_a_person(bench):
     text = jwt(tid=TENANT, upn="ann@example.org", oid="0-1", aud=RESOURCE, scp="user_impersonation",
                exp=now() + 99)

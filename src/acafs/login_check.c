@@ -148,6 +148,18 @@ static void print_refused(const struct check *c)
                ",\n  not expired, of the pool's tenant; and is the endpoint the pool's own?\n");
 }
 
+/* The session asked for does not exist: 404 is the answer of a pool that let us ask. But also of
+ * any other web server. */
+static void print_let_in(const struct check *c, const struct http_result *r)
+{
+    if (r->status == 404 && !memmem(r->body, r->body_len, "Session", 7))
+        printf("  answered HTTP 404 without naming a session: is %s\n"
+               "  the pool's management endpoint?\n",
+               c->config->endpoint);
+    else
+        printf("  lets this principal in (HTTP %d)\n", r->status);
+}
+
 static int judge(const struct check *c, const struct http_result *r)
 {
     if (r->err) {
@@ -162,9 +174,8 @@ static int judge(const struct check *c, const struct http_result *r)
         print_role(c);
         return EXIT_DENIED;
     }
-    /* The session asked for does not exist: 404 is the answer of a pool that let us ask. */
     if ((r->status >= 200 && r->status <= 299) || r->status == 404 || r->status == 400) {
-        printf("  lets this principal in (HTTP %d)\n", r->status);
+        print_let_in(c, r);
         return EXIT_OK;
     }
     printf("  answered HTTP %d: try again later\n", r->status);
