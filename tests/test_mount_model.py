@@ -11,6 +11,9 @@ import stat
 
 import pytest
 
+from support.proxy import answer
+from support.wait import wait_for
+
 pytestmark = [pytest.mark.limit(200)]
 
 SEEDS = [int(os.environ["ACAFS_MODEL_SEED"])] if "ACAFS_MODEL_SEED" in os.environ else [1, 2, 3]
@@ -199,3 +202,39 @@ json.dumps(found)"""))
     assert mount.unmount() == 0
     again = Side(mounts(session=session).path).tree()
     assert {path: (kind[0], kind[-1] if kind[0] != "directory" else None) for path, kind in again.items()} == wanted
+
+
+@pytest.mark.session
+@pytest.mark.parametrize("seed", SEEDS)
+def test_crashes_and_remounts_change_nothing(mounts, proxy, session, tcp_pool, tmp_path, seed):
+    """Every now and then the daemon is killed, or unmounts, and a request in twelve fails: whoever looks sees none
+    of that, and in the end the session has the same."""
+    dice = random.Random(seed + 2000)
+    (tmp_path / "local").mkdir()
+    one = Side(tmp_path / "local")
+    rule = proxy.rule(r"(GET|POST|DELETE) files.*", answer(503, {"Retry-After": "0"}), every=12)
+
+    def mounted():
+        return mounts(proxy=proxy, session=session, at=tmp_path / "mnt", cache=tmp_path / "cache")
+    for _ in range(5):
+        mount = mounted()
+        two = Side(mount.path)
+        compare(dice, one, two, STEPS // 5)
+        assert one.tree() == two.tree()
+        if dice.random() < 0.3:
+            assert mount.unmount() == 0
+        else:
+            top = os.open(mount.path, os.O_RDONLY)
+            os.fsync(top)  # attributes are written a moment after they are set
+            os.close(top)
+            mount.kill()
+            wait_for(lambda: proxy.busy == 0, 20)
+    proxy.drop(rule)
+    mount = mounted()
+    assert one.tree() == Side(mount.path).tree()
+    mount.sync()
+    assert mount.status()["conflicts"] == 0
+    assert mount.unmount() == 0
+    again = mounts(session=session, pool=tcp_pool)
+    forget_modes = [{path: kind[:1] + kind[2:] for path, kind in side.tree().items()} for side in (one, Side(again.path))]
+    assert forget_modes[0] == forget_modes[1]

@@ -94,7 +94,9 @@ static void print_pending(const cJSON *status)
         printf(" (");
         print_size(number(file, "size"));
         printf("%s%s", error ? "): " : ")", error ? error : "");
-        if (number(file, "tries"))
+        if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(file, "failed")))
+            printf(" [refused: kept here]");
+        else if (number(file, "tries"))
             printf(" [%" PRIu64 " tries]", number(file, "tries"));
         putchar('\n');
     }
@@ -133,6 +135,12 @@ static void print_status(const cJSON *status)
     if (number(status, "recycled"))
         printf("%-11s %" PRIu64 " times since\n", "recycled", number(status, "recycled"));
     print_field("away", json_string(status, "away"));
+    if (number(status, "conflicts"))
+        printf("%-11s %" PRIu64 " files that others changed too are there as NAME.conflict-TIME\n",
+               "conflicts", number(status, "conflicts"));
+    if (number(status, "lost"))
+        printf("%-11s %" PRIu64 " files of a recycled session are in .acafs/lost\n", "lost",
+               number(status, "lost"));
     print_credential(status);
     print_pending(status);
     printf("%-11s %" PRIu64 " waiting or running\n", "jobs", number(status, "jobs_waiting"));
