@@ -58,7 +58,8 @@ static void stream_done(void *arg, const struct session_error *e)
 
 void fetch_stream(struct job *j, int stream)
 {
-    const struct session_sink sink = {stream_head, stream_data, stream_done, j};
+    const struct session_sink sink = {
+        .on_head = stream_head, .on_data = stream_data, .done = stream_done, .arg = j};
     j->fetching = stream;
     j->call = download(j, stream ? "err" : "out", j->streams[stream].offset, &sink);
     if (!j->call)
@@ -139,7 +140,8 @@ static void whole_done(void *arg, const struct session_error *e)
 
 static void fetch_whole(struct job *j, const char *name)
 {
-    const struct session_sink sink = {whole_head, whole_data, whole_done, j};
+    const struct session_sink sink = {
+        .on_head = whole_head, .on_data = whole_data, .done = whole_done, .arg = j};
     j->call = download(j, name, 0, &sink);
     if (!j->call)
         job_lose(j, &(struct session_error){.err = -ENOMEM}, NULL);

@@ -23,7 +23,7 @@ struct download_call {
     struct session_call call;
     struct session_sink sink;
     char *path;
-    uint64_t offset;
+    uint64_t offset, stop; /* UINT64_MAX: to the end */
     bool asked_range;
     bool unverified;   /* the first of a directory: see above */
     bool missing;      /* GET content said so */
@@ -179,10 +179,12 @@ static void content_done(struct session_call *c, const struct answer *a)
 static void get_content(struct session_call *c, const char *path)
 {
     struct download_call *d = (struct download_call *)c;
-    char range[48];
+    char range[64];
     const char *headers[] = {range, NULL};
-    snprintf(range, sizeof range, "Range: bytes=%llu-", (unsigned long long)d->offset);
-    d->asked_range = d->offset > 0 && c->session->ranges != 0;
+    int n = snprintf(range, sizeof range, "Range: bytes=%llu-", (unsigned long long)d->offset);
+    if (d->stop != UINT64_MAX)
+        snprintf(range + n, sizeof range - (size_t)n, "%llu", (unsigned long long)d->stop - 1);
+    d->asked_range = (d->offset > 0 || d->stop != UINT64_MAX) && c->session->ranges != 0;
     struct http_request r = {.kind = HTTP_KIND_DOWNLOAD,
                              .method = "GET",
                              .retry = HTTP_RETRY_SAFE,
@@ -265,11 +267,12 @@ static void piece_came(struct session_call *c, const cJSON *value)
     d->size = (int64_t)size;
     if (!give_piece(c, &data, mtime))
         return;
-    if (d->position >= size)
+    uint64_t end = size < d->stop ? size : d->stop;
+    if (d->position >= end)
         call_end(c);
     else if (data.len == 0)
         call_fail(c, -EIO, "the file's content ended early");
-    else if (size - d->position > EXPOSE_FROM)
+    else if (end - d->position > EXPOSE_FROM)
         expose(c);
     else
         ask_piece(c);
@@ -328,6 +331,7 @@ struct session_call *session_download(struct session *s, const char *path, uint6
         return NULL;
     d->sink = *sink;
     d->offset = offset;
+    d->stop = sink->length ? offset + sink->length : UINT64_MAX;
     d->size = -1;
     d->expected = UINT64_MAX;
     d->path = strdup(path);

@@ -78,7 +78,8 @@ struct session_call *session_list(struct session *, const char *path, bool recur
  * whose path is not plain. Entries' `directory` is relative to the root. */
 struct session_call *session_list_hidden(struct session *, session_list_fn *, void *arg);
 
-/* Downloads from offset on. on_head tells where the bytes that follow belong (a server
+/* Downloads from offset on; of servers with ranges and the helper no more than `length` bytes
+ * (0: to the end). on_head tells where the bytes that follow belong (a server
  * without ranges starts at 0 whatever was asked; a retry starts over) and the whole size,
  * -1 when not known. */
 struct session_sink {
@@ -86,6 +87,7 @@ struct session_sink {
     int (*on_data)(void *arg, const void *data, size_t len); /* 0, or -errno to stop */
     session_done_fn *done;
     void *arg;
+    uint64_t length;
 };
 struct session_call *session_download(struct session *, const char *path, uint64_t offset,
                                       const struct session_sink *);

@@ -39,15 +39,12 @@ void file_account(struct file *f, uint64_t bytes)
 
 void file_drop(struct file *f)
 {
-    if (f->download)
-        session_cancel(f->download);
-    f->download = NULL;
+    file_stop_fetching(f);
     if (f->fd >= 0) {
         close(f->fd);
         f->store->cached_files--;
     }
     f->fd = -1;
-    f->filled = 0;
     f->state = FILE_ABSENT;
     file_account(f, 0);
     file_unname(f);
@@ -100,7 +97,7 @@ static int make_room(struct store *s, const struct file *keep, uint64_t more)
     DL_FOREACH_SAFE (s->files, f, next) {
         if (has_room(s, more, fds))
             return 0;
-        if (f == keep || f->opens || f->state != FILE_WHOLE || f->waiting.head)
+        if (f == keep || f->opens || !file_idle(f))
             continue;
         evict_one(f);
     }

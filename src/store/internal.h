@@ -1,8 +1,10 @@
-/* What the parts of the store share: refresh.c (listings), content.c, fetch.c, send.c and write.c
- * (content), change.c (names). */
+/* What the parts of the store share: refresh.c (listings), content.c, fetch.c, readahead.c, send.c
+ * and write.c (content), change.c (names). */
 #ifndef ACAFS_STORE_INTERNAL_H
 #define ACAFS_STORE_INTERNAL_H
 
+#include "store/extents.h"
+#include "store/readahead.h"
 #include "store/record.h"
 #include "store/store.h"
 #include "util/buf.h"
@@ -53,6 +55,17 @@ struct grave {
  */
 enum file_state { FILE_ABSENT, FILE_FILLING, FILE_WHOLE, FILE_DIRTY };
 
+/* A download on its way into a file's place on disk. */
+struct stream {
+    struct stream *prev, *next; /* in file->streams */
+    struct file *file;
+    struct session_call *call;
+    uint64_t start;    /* asked from there */
+    uint64_t position; /* where the next bytes go */
+    uint64_t stop;     /* asked up to there; UINT64_MAX: to the end */
+    bool ahead;        /* for nobody yet: gives way to what is asked for */
+};
+
 /* The way of a dirty file to the server, which begins when its content is safe here:
  *
  *   NONE ──kept──▶ QUEUED ──its turn──▶ CHECKING ──as we knew it──▶ SENDING ──answered──▶ NONE
@@ -83,11 +96,13 @@ struct file {
     uint64_t bytes; /* counted against the cache's size */
     unsigned opens;
 
-    struct session_call *download;
-    uint64_t filled;        /* FILLING: valid bytes from 0 */
-    uint64_t position;      /* where the next bytes of the download go */
-    int64_t expected;       /* the whole size by the answer's head; -1: not told */
-    uint64_t asked_clock;   /* inode_table.clock when the download began */
+    struct stream *streams;
+    unsigned stream_count;
+    struct extents have;    /* FILLING: valid bytes */
+    int64_t expected;       /* the whole size by the answers' heads; -1: not told */
+    struct timespec served; /* Last-Modified by the same; tv_nsec -1: not told */
+    unsigned restarts;      /* because it changed on the way */
+    uint64_t asked_clock;   /* inode_table.clock when the last download began */
     struct version version; /* FILLING, WHOLE: the server's file this is a copy of */
     struct waitq waiting;   /* for bytes */
 
@@ -157,6 +172,8 @@ struct store {
     struct grave *graves; /* while there are any */
 
     struct file *files;
+    unsigned streams; /* downloads under way */
+    struct readahead ahead;
     uint64_t cached_bytes;
     size_t cached_files;
     int64_t space_checked_ms;
@@ -185,7 +202,7 @@ struct store {
     struct session_call *space_call;
     struct waitq space_waiting;
 
-    uint64_t downloads, uploads, refreshes, cache_hits;
+    uint64_t downloads, downloads_ahead, uploads, refreshes, cache_hits;
 };
 
 /* The error that a wake carried, once. */
@@ -259,7 +276,13 @@ int store_replay(struct store *, char **why);
 void store_recover_free(struct store *);
 
 /* fetch.c: content from the server */
-/* Whole, but of another version than the server's. */
+/* Ends the downloads and forgets which bytes are here. */
+void file_stop_fetching(struct file *);
+/* Nothing is lost or interrupted when its content goes. */
+bool file_idle(const struct file *);
+/* Begins to fetch all of an absent file, for nobody yet. */
+int file_fetch_ahead(struct store *, struct inode *);
+/* At hand, but of another version than the server's. */
 bool file_outdated(const struct file *);
 /* Fetches all of it: before it is changed, or its name goes while it is open. */
 int store_file_whole(struct store *, struct waiter *, struct inode *);

@@ -195,6 +195,7 @@ void store_get_stats(const struct store *s, struct store_stats *out)
         .cached_bytes = s->cached_bytes,
         .cached_files = s->cached_files,
         .downloads = s->downloads,
+        .downloads_ahead = s->downloads_ahead,
         .uploads = s->uploads,
         .refreshes = s->refreshes,
         .cache_hits = s->cache_hits,

@@ -161,7 +161,9 @@ struct store_stats {
     size_t removals;        /* names still to be deleted on the server */
     size_t conflicts, lost; /* files, so far */
     uint64_t dirty_bytes;
-    uint64_t downloads, uploads, refreshes, cache_hits;
+    uint64_t downloads, uploads,
+        downloads_ahead, /* of the downloads: files that nobody had asked for yet */
+        refreshes, cache_hits;
     int away; /* -errno while the pool does not answer, else 0 */
 };
 void store_get_stats(const struct store *, struct store_stats *);
