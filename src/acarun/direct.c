@@ -1,7 +1,7 @@
-/* Runs straight in the pool:
+/* Runs straight in the pool, one task after another in one session:
  *
- *     (script) UPLOADING ──▶ RUNNING ──▶ (a session of our own) DELETING ──▶ over
- *                  └── failed, signal ──────▶ as above, or over
+ *     direct_open ──▶ (script) UPLOADING ──▶ RUNNING ──▶ over ──▶ the next task, or direct_close:
+ *                          └── failed, signal ────────────▲        (a session of our own) DELETING
  *
  * The first signal cancels the run, the next one ends us where we are. */
 #include <errno.h>
@@ -13,103 +13,52 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <curl/curl.h>
-
 #include "acarun/exit.h"
+#include "acarun/link.h"
 #include "acarun/signals.h"
 #include "acarun/task.h"
-#include "client/client.h"
 #include "job/job.h"
 #include "util/cleanup.h"
 #include "util/log.h"
-#include "util/text.h"
 
 struct direct {
-    struct task *task;
-    struct config config;
-    struct loop *loop;
-    struct client client;
+    struct link link;
+    struct task *task; /* under way */
+    int signal_fd;
     struct loop_fd *signals;
     struct loop_timer begin;
     struct session_call *call; /* the upload, or the deletion */
     struct job *job;
-    char *name;       /* of the script in the session */
-    int script;       /* descriptor, or -1 */
-    bool own_session; /* to be deleted afterwards, once there is one: */
+    char *name; /* of the script in the session */
+    int script; /* descriptor, or -1 */
     enum { SESSION_NONE, SESSION_UNCLEAR, SESSION_THERE } made;
-    bool canceled;
-    int code; /* -1: the report tells */
+    bool canceled, closing, quiet;
+    bool in_haste; /* no time for goodbyes */
+    int code;      /* -1: the report tells */
 };
 
-/* --- settings */
-
-static int take_settings(struct direct *d, char **why)
+/* Until there is a session only what ends the run is told, in one line. */
+static void set_log_level(const struct direct *d, bool begun)
 {
-    const struct options *o = d->task->options;
-    struct config *c = &d->config;
-    _cleanup_free_ char *file = NULL;
-    for (size_t i = 0; i < o->setting_count && !file; i++)
-        file = config_file_option(o->settings[i]);
-    int err = config_load(c, file, why);
-    if (err) {
-        d->code = EXIT_CONFIG;
-        return err;
-    }
-    d->code = EXIT_BAD_USAGE;
-    for (size_t i = 0; i < o->setting_count && !err; i++)
-        err = config_mount_options(c, o->settings[i], why);
-    if (!err && o->pool)
-        err = config_source(c, o->pool, why);
-    if (!err && o->session) {
-        free(c->session);
-        c->session = strdup(o->session);
-        err = c->session ? 0 : -ENOMEM;
-    }
-    return err ? err : config_finish(c, why);
+    enum log_level level = LOG_LEVEL_INFO;
+    log_level_parse(d->link.config.log_level, &level);
+    if (level != LOG_LEVEL_DEBUG && (!begun || d->quiet))
+        level = LOG_LEVEL_ERROR;
+    log_set_level(level);
 }
 
-static int check_settings(struct direct *d)
+static void begun(struct direct *d)
 {
-    struct config *c = &d->config;
-    const char *wrong;
-    if (!client_is_local(c) && http_url_check(c->endpoint, NULL, &wrong)) {
-        log_error("pool %s: %s", c->endpoint, wrong);
-        return -EINVAL;
-    }
-    if (c->session && session_identifier_check(c->session, &wrong)) {
-        log_error("session identifier: %s", wrong);
-        return -EINVAL;
-    }
-    if (!c->session) {
-        char uuid[37];
-        text_uuid(uuid);
-        c->session = strdup(uuid);
-        d->own_session = true;
-    }
-    snprintf(d->task->session, sizeof d->task->session, "%s", c->session ? c->session : "");
-    return c->session ? 0 : -ENOMEM;
-}
-
-/* --- the end */
-
-static void deleted(void *arg, const struct session_error *e)
-{
-    struct direct *d = arg;
-    d->call = NULL;
-    if (e->err && e->err != -ENOENT && d->made == SESSION_THERE)
-        log_warning("session %s stays until it expires: %s", d->config.session,
-                    e->message ? e->message : strerror(-e->err));
-    loop_quit(d->loop, 0);
+    if (d->made != SESSION_THERE)
+        set_log_level(d, true);
+    d->made = SESSION_THERE;
 }
 
 /* code: -1, or what to exit with. */
 static void over(struct direct *d, int code)
 {
     d->code = code;
-    if (d->own_session && d->made != SESSION_NONE)
-        d->call = session_delete(d->client.session, deleted, d);
-    if (!d->call)
-        loop_quit(d->loop, 0);
+    loop_quit(d->link.loop, 0);
 }
 
 static void failed(struct direct *d, const char *what, const struct session_error *e)
@@ -123,23 +72,6 @@ static void failed(struct direct *d, const char *what, const struct session_erro
 }
 
 /* --- the run */
-
-/* Until there is a session only what ends the run is told, in one line. */
-static void set_log_level(const struct direct *d, bool begun)
-{
-    enum log_level level = LOG_LEVEL_INFO;
-    log_level_parse(d->config.log_level, &level);
-    if (level != LOG_LEVEL_DEBUG && (!begun || d->task->options->quiet))
-        level = LOG_LEVEL_ERROR;
-    log_set_level(level);
-}
-
-static void begun(struct direct *d)
-{
-    if (d->made != SESSION_THERE)
-        set_log_level(d, true);
-    d->made = SESSION_THERE;
-}
 
 static void cancel(struct direct *d)
 {
@@ -182,7 +114,7 @@ static void done(void *arg, const struct job_result *result)
     struct report *r = d->task->report;
     d->job = NULL;
     if (result->error.err) {
-        failed(d, d->config.endpoint, &result->error);
+        failed(d, d->link.config.endpoint, &result->error);
         return;
     }
     begun(d);
@@ -212,7 +144,7 @@ static void start(struct direct *d)
         .timeout_ms = o->timeout_ms,
     };
     const struct job_events events = {.output = put_out, .done = done, .arg = d};
-    d->job = job_start(d->loop, d->client.session, &spec, &events);
+    d->job = job_start(d->link.loop, d->link.client.session, &spec, &events);
     if (!d->job)
         failed(d, "job", &(struct session_error){.err = -ENOMEM});
 }
@@ -222,7 +154,7 @@ static void uploaded(void *arg, const struct session_error *e, const struct entr
     struct direct *d = arg;
     d->call = NULL;
     if (e->err) {
-        failed(d, d->config.endpoint, e);
+        failed(d, d->link.config.endpoint, e);
         return;
     }
     begun(d);
@@ -242,8 +174,8 @@ static void begin(void *arg)
         failed(d, d->name, &(struct session_error){.err = -errno});
         return;
     }
-    d->call =
-        session_upload(d->client.session, d->name, d->script, (uint64_t)st.st_size, uploaded, d);
+    d->call = session_upload(d->link.client.session, d->name, d->script, (uint64_t)st.st_size,
+                             uploaded, d);
     if (!d->call)
         failed(d, d->name, &(struct session_error){.err = -ENOMEM});
 }
@@ -251,97 +183,112 @@ static void begin(void *arg)
 static void signalled(void *arg, short revents)
 {
     struct direct *d = arg;
-    if (!signals_take(d->task->signal_fd))
+    if (!signals_take(d->signal_fd))
         return;
     if (d->job && !d->canceled) {
         cancel(d);
-    } else {
-        if (d->call && d->made == SESSION_NONE)
-            d->made = SESSION_UNCLEAR; /* the upload may have got there */
-        session_cancel(d->call);
-        d->call = NULL;
-        if (d->canceled) {
-            d->code = EXIT_INTERRUPTED;
-            loop_quit(d->loop, 0);
-        } else {
-            over(d, EXIT_INTERRUPTED);
-        }
+        return;
     }
+    if (d->call && d->made == SESSION_NONE)
+        d->made = SESSION_UNCLEAR; /* the upload may have got there */
+    session_cancel(d->call);
+    d->call = NULL;
+    d->in_haste = d->canceled || d->closing;
     d->canceled = true;
+    over(d, EXIT_INTERRUPTED);
 }
 
-/* --- in order */
+/* --- the session */
 
-static int open_script(struct direct *d)
+static void deleted(void *arg, const struct session_error *e)
 {
-    const char *script = d->task->options->script;
-    if (!script)
-        return 0;
-    _cleanup_free_ char *copy = strdup(script);
-    d->script = open(script, O_RDONLY | O_CLOEXEC);
-    if (d->script < 0) {
-        int err = -errno;
-        log_error("%s: %s", script, strerror(-err));
-        d->code = EXIT_NO_SCRIPT;
-        return err;
-    }
-    d->name = copy ? strdup(basename(copy)) : NULL;
-    return d->name ? 0 : -ENOMEM;
+    struct direct *d = arg;
+    d->call = NULL;
+    if (e->err && e->err != -ENOENT && d->made == SESSION_THERE)
+        log_warning("session %s stays until it expires: %s", d->link.config.session,
+                    e->message ? e->message : strerror(-e->err));
+    loop_quit(d->link.loop, 0);
 }
 
-static int set_up(struct direct *d)
+struct direct *direct_open(const struct options *o, int signal_fd, int *code)
 {
-    _cleanup_free_ char *why = NULL;
-    int err = take_settings(d, &why);
-    if (!err)
+    struct direct *d = calloc(1, sizeof *d);
+    *code = EXIT_RAISED;
+    if (!d)
+        return NULL;
+    d->signal_fd = signal_fd;
+    d->script = -1;
+    d->quiet = o->quiet;
+    *code = link_open(&d->link, o);
+    if (*code < 0) {
         set_log_level(d, false);
-    if (!err && (err = check_settings(d)))
-        return err;
-    if (!err && (err = open_script(d)))
-        return err;
-    if (!err && (err = client_ensure_local(&d->config, &why)))
-        d->code = err == -EACCES ? EXIT_DENIED : EXIT_UNREACHABLE;
-    if (!err)
-        err = loop_new(&d->loop);
-    if (!err && (err = client_new(&d->client, d->loop, &d->config,
-                                  "acarun/" ACAFS_VERSION " (Language=C)", &why)))
-        d->code = err == -EACCES ? EXIT_DENIED : EXIT_CONFIG;
-    if (!err)
-        d->signals = loop_fd_add(d->loop, d->task->signal_fd, CURL_WAIT_POLLIN, signalled, d);
-    if (!err && !d->signals)
-        err = -ENOMEM;
-    if (err)
-        log_error("%s", why ? why : strerror(-err));
-    return err;
+        loop_timer_init(&d->begin, d->link.loop, begin, d);
+        d->signals = loop_fd_add(d->link.loop, signal_fd, CURL_WAIT_POLLIN, signalled, d);
+        if (d->signals)
+            return d;
+        *code = EXIT_RAISED;
+    }
+    direct_close(d);
+    return NULL;
 }
 
-static void tear_down(struct direct *d)
+void direct_close(struct direct *d)
 {
+    d->closing = true;
+    if (d->link.own_session && d->made != SESSION_NONE && !d->in_haste)
+        d->call = session_delete(d->link.client.session, deleted, d);
+    if (d->call)
+        loop_run(d->link.loop);
     if (d->job)
         job_abandon(d->job);
     session_cancel(d->call);
     if (d->signals)
         loop_fd_del(d->signals);
-    client_free(&d->client);
-    if (d->loop)
-        loop_free(d->loop);
-    config_free(&d->config);
+    link_close(&d->link);
+    free(d);
+}
+
+/* --- tasks */
+
+static int open_script(struct direct *d)
+{
+    const char *script = d->task->code ? NULL : d->task->options->script;
+    if (!script)
+        return -1;
+    _cleanup_free_ char *copy = strdup(script);
+    d->script = open(script, O_RDONLY | O_CLOEXEC);
+    if (d->script < 0) {
+        log_error("%s: %s", script, strerror(errno));
+        return EXIT_NO_SCRIPT;
+    }
+    d->name = copy ? strdup(basename(copy)) : NULL;
+    return d->name ? -1 : EXIT_RAISED;
+}
+
+int direct_task(struct direct *d, struct task *t)
+{
+    d->task = t;
+    snprintf(t->session, sizeof t->session, "%s", d->link.config.session);
+    d->code = open_script(d);
+    if (d->code < 0) {
+        loop_timer_set(&d->begin, 0);
+        loop_run(d->link.loop);
+    }
+    loop_timer_stop(&d->begin);
     cleanup_close(&d->script);
+    d->script = -1;
     free(d->name);
+    d->name = NULL;
+    return d->code;
 }
 
 int direct_run(struct task *t)
 {
-    struct direct d = {.task = t, .script = -1, .code = EXIT_RAISED};
-    client_harden();
-    curl_global_init(CURL_GLOBAL_DEFAULT);
-    if (set_up(&d) == 0) {
-        loop_timer_init(&d.begin, d.loop, begin, &d);
-        loop_timer_set(&d.begin, 0);
-        loop_run(d.loop);
-    }
-    int code = d.code;
-    tear_down(&d);
-    curl_global_cleanup();
+    int code;
+    struct direct *d = direct_open(t->options, t->signal_fd, &code);
+    if (!d)
+        return code;
+    code = direct_task(d, t);
+    direct_close(d);
     return code;
 }

@@ -27,4 +27,12 @@ bool task_is_plain(const struct task *);
 int mounted_run(struct task *, const struct place *);
 int direct_run(struct task *);
 
+/* The latter for several tasks, one after another, in one session. NULL with the exit code, after
+ * saying why. */
+struct direct;
+struct direct *direct_open(const struct options *, int signal_fd, int *code);
+int direct_task(struct direct *, struct task *); /* as direct_run() */
+/* Deletes the session when nobody named it. */
+void direct_close(struct direct *);
+
 #endif
