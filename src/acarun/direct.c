@@ -89,14 +89,23 @@ static void put_out(void *arg, int stream, const void *data, size_t len)
         cancel(d);
 }
 
-static int take_images(struct task *t, const struct job_result *result)
+int task_take_result(struct report *r, struct output *output, const struct job_result *result)
 {
+    static const char *const states[] = {
+        [JOB_SUCCEEDED] = "succeeded", [JOB_FAILED] = "failed", [JOB_CANCELED] = "canceled",
+        [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
+    };
+    snprintf(r->state, sizeof r->state, "%s", states[result->state]);
+    r->exit_code = result->exit_code;
+    r->milliseconds = result->milliseconds;
+    r->message = result->message ? strdup(result->message) : NULL;
+    r->value = result->value ? cJSON_Duplicate(result->value, true) : NULL;
     for (size_t i = 0; i < result->image_count; i++) {
         const struct job_image *image = &result->images[i];
         cJSON *entry = cJSON_CreateObject();
-        cJSON_AddItemToArray(t->report->images, entry);
+        cJSON_AddItemToArray(r->images, entry);
         unsigned number = result->image_count > 1 ? (unsigned)i + 1 : 0;
-        int err = output_image(t->output, number, image->extension, image->bytes.data,
+        int err = output_image(output, number, image->extension, image->bytes.data,
                                image->bytes.len, entry);
         if (err)
             return err;
@@ -106,24 +115,14 @@ static int take_images(struct task *t, const struct job_result *result)
 
 static void done(void *arg, const struct job_result *result)
 {
-    static const char *const states[] = {
-        [JOB_SUCCEEDED] = "succeeded", [JOB_FAILED] = "failed", [JOB_CANCELED] = "canceled",
-        [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
-    };
     struct direct *d = arg;
-    struct report *r = d->task->report;
     d->job = NULL;
     if (result->error.err) {
         failed(d, d->link.config.endpoint, &result->error);
         return;
     }
     begun(d);
-    snprintf(r->state, sizeof r->state, "%s", states[result->state]);
-    r->exit_code = result->exit_code;
-    r->milliseconds = result->milliseconds;
-    r->message = result->message ? strdup(result->message) : NULL;
-    r->value = result->value ? cJSON_Duplicate(result->value, true) : NULL;
-    int err = take_images(d->task, result);
+    int err = task_take_result(d->task->report, d->task->output, result);
     if (err)
         log_error("an image can't be kept: %s", strerror(-err));
     over(d, err ? EXIT_NO_OUTPUT : -1);

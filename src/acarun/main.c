@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "acarun/batch.h"
 #include "acarun/exit.h"
 #include "acarun/sanitize.h"
 #include "acarun/signals.h"
@@ -202,6 +203,8 @@ static int ended(const struct acarun *a, int err)
 static int run_command(struct acarun *a)
 {
     const struct options *o = &a->options;
+    if (o->jobs)
+        return many_run(o, a->task.signal_fd);
     int code = o->script ? take_script(a) : take_code(a);
     code = code < 0 ? take_place(a) : code;
     code = code < 0 ? open_output(a, !o->json, o->json) : code;

@@ -16,14 +16,16 @@
 #include <unistd.h>
 
 #include "acarun/exit.h"
+#include "acarun/mounted.h"
 #include "acarun/signals.h"
-#include "acarun/task.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/log.h"
 #include "util/text.h"
 
 enum { BLOCK = 64 << 10 };
+
+static const char *const stream_names[] = {"stdout", "stderr"};
 
 struct stream {
     struct output *output;
@@ -125,8 +127,7 @@ static char *submission(const struct task *t, const struct place *p)
     return text && buf_addf(&line, "submit %s\n", text) == 0 ? buf_take(&line) : NULL;
 }
 
-/* 0 with the job's number, else the exit code. */
-static int submit(const struct task *t, const struct place *p, uint64_t *job)
+int mounted_submit(const struct task *t, const struct place *p, uint64_t *job)
 {
     _cleanup_close_ int fd = open_in(p, "control", O_RDWR);
     if (fd < 0)
@@ -162,7 +163,7 @@ static void *await_end(void *arg)
     return NULL;
 }
 
-static void cancel(const struct place *p, uint64_t job)
+void mounted_cancel(const struct place *p, uint64_t job)
 {
     char line[48];
     _cleanup_buf_ struct buf reply = {0};
@@ -186,7 +187,7 @@ static void wait_for_end(struct task *t, const struct place *p, uint64_t job, in
         if (!canceled && (asked || output_no_reader(t->output))) {
             canceled = true;
             output_hurry(t->output);
-            cancel(p, job);
+            mounted_cancel(p, job);
         }
     }
 }
@@ -260,13 +261,38 @@ static void take_session(struct task *t, const struct place *p)
     snprintf(t->session, sizeof t->session, "%s", session ? session : "");
 }
 
+int mounted_wait(struct task *t, const struct place *p, uint64_t job)
+{
+    struct conversation c = {.fd = open_in(p, "control", O_RDWR)};
+    snprintf(c.line, sizeof c.line, "wait %llu\n", (unsigned long long)job);
+    c.err = c.fd < 0 ? c.fd : talk(c.fd, c.line, &c.reply);
+    int code = take_report(t, p, &c);
+    cleanup_close(&c.fd);
+    buf_free(&c.reply);
+    return code;
+}
+
+int mounted_read(struct task *t, const struct place *p, uint64_t job)
+{
+    for (int stream = 1; stream <= 2; stream++) {
+        char name[64];
+        snprintf(name, sizeof name, "jobs/%llu/%s", (unsigned long long)job,
+                 stream_names[stream - 1]);
+        struct stream s = {.output = t->output, .number = stream, .fd = open_in(p, name, O_RDONLY)};
+        if (s.fd < 0)
+            return s.fd;
+        read_stream(&s);
+        close(s.fd);
+    }
+    return 0;
+}
+
 static int open_job(const struct place *p, uint64_t job, struct stream streams[2],
                     struct conversation *c)
 {
-    static const char *const names[] = {"stdout", "stderr"};
     for (int i = 0; i < 2; i++) {
         char name[64];
-        snprintf(name, sizeof name, "jobs/%llu/%s", (unsigned long long)job, names[i]);
+        snprintf(name, sizeof name, "jobs/%llu/%s", (unsigned long long)job, stream_names[i]);
         streams[i].number = i + 1;
         if ((streams[i].fd = open_in(p, name, O_RDONLY)) < 0)
             return streams[i].fd;
@@ -287,7 +313,7 @@ static int follow(struct task *t, const struct place *p, uint64_t job, struct st
         started++;
     int err = started == 2 ? -pthread_create(&c->thread, NULL, await_end, c) : -EAGAIN;
     if (err) /* the streams end with the job */
-        cancel(p, job);
+        mounted_cancel(p, job);
     else {
         wait_for_end(t, p, job, c->over);
         pthread_join(c->thread, NULL);
@@ -302,12 +328,12 @@ int mounted_run(struct task *t, const struct place *p)
     uint64_t job;
     struct stream streams[2] = {{.output = t->output, .fd = -1}, {.output = t->output, .fd = -1}};
     struct conversation c = {.fd = -1, .over = -1};
-    int code = submit(t, p, &job);
+    int code = mounted_submit(t, p, &job);
     if (code)
         return code;
     int err = open_job(p, job, streams, &c);
     if (err)
-        cancel(p, job);
+        mounted_cancel(p, job);
     else
         err = follow(t, p, job, streams, &c);
     code = err ? failed(p, err) : take_report(t, p, &c);

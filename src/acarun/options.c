@@ -10,6 +10,7 @@
 
 static const char usage[] =
     "usage: acarun [OPTION…] SCRIPT [ARG…]      run a Python script in the session\n"
+    "       acarun [OPTION…] -j N SCRIPT…       run several, N at a time\n"
     "       acarun [OPTION…] -c CODE [ARG…]     run code in the session's own interpreter,\n"
     "       acarun [OPTION…] - [ARG…]           where variables stay; - is standard input\n"
     "       acarun tool-definition --api API    a tool for language models, as JSON\n"
@@ -30,6 +31,11 @@ static const char usage[] =
     "  -n, --no-outputs      write no output files\n"
     "  -S, --sanitize        strip the Markdown around CODE that a language model wrote\n"
     "  -q, --quiet           say nothing but errors\n"
+    "  -j, --jobs N          run every SCRIPT, N at a time, and show how each went\n"
+    "      --spread[=K]      in K new sessions (N of them), which are deleted afterwards\n"
+    "      --with FILE       send that file to each session first; may be repeated\n"
+    "      --fetch GLOB      bring files that a script made or changed to SCRIPT.files\n"
+    "      --fail-fast       stop at the first that fails; --keep-going is the usual way\n"
     "  -a, --api API         chat (Chat Completions) or responses, for tool-…\n"
     "  -h, --help   this     -V, --version\n"
     "\n"
@@ -37,7 +43,14 @@ static const char usage[] =
     "reachable, 75 throttled, 77 not allowed, 124 timed out, 130 interrupted. See acarun(1).\n";
 
 /* Long options without a letter. */
-enum { OPTION_JSON = 256 };
+enum {
+    OPTION_JSON = 256,
+    OPTION_SPREAD,
+    OPTION_WITH,
+    OPTION_FETCH,
+    OPTION_FAIL_FAST,
+    OPTION_KEEP_GOING
+};
 
 static const struct option longs[] = {
     {"session", required_argument, NULL, 's'},
@@ -50,6 +63,12 @@ static const struct option longs[] = {
     {"sanitize", no_argument, NULL, 'S'},
     {"quiet", no_argument, NULL, 'q'},
     {"api", required_argument, NULL, 'a'},
+    {"jobs", required_argument, NULL, 'j'},
+    {"spread", optional_argument, NULL, OPTION_SPREAD},
+    {"with", required_argument, NULL, OPTION_WITH},
+    {"fetch", required_argument, NULL, OPTION_FETCH},
+    {"fail-fast", no_argument, NULL, OPTION_FAIL_FAST},
+    {"keep-going", no_argument, NULL, OPTION_KEEP_GOING},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {0},
@@ -89,6 +108,47 @@ static int take_setting(struct options *o, const char *text)
         return usage_error("too many settings: -o ", text);
     o->settings[o->setting_count++] = text;
     return -1;
+}
+
+static int take_count(unsigned *count, const char *name, const char *text)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || n < 1 || n > JOBS_MAX)
+        return usage_error(name, text);
+    *count = (unsigned)n;
+    return -1;
+}
+
+static int take_item(struct option_list *list, const char *text)
+{
+    if (list->count == OPTIONS_MAX)
+        return usage_error("too many files or patterns: ", text);
+    list->values[list->count++] = text;
+    return -1;
+}
+
+/* What goes with -j. */
+static int take_many(struct options *o, int c)
+{
+    switch (c) {
+    case 'j':
+        return take_count(&o->jobs, "--jobs is a number from 1 to 64, not ", optarg);
+    case OPTION_SPREAD:
+        o->spread = true;
+        return optarg ? take_count(&o->sessions, "--spread is a number from 1 to 64, not ", optarg)
+                      : -1;
+    case OPTION_WITH:
+        return take_item(&o->with, optarg);
+    case OPTION_FETCH:
+        return take_item(&o->fetch, optarg);
+    case OPTION_FAIL_FAST:
+        o->fail_fast = true;
+        return -1;
+    default:
+        o->fail_fast = false;
+        return -1;
+    }
 }
 
 /* word: the last one looked at; a long option that is not known stands there. */
@@ -135,6 +195,13 @@ static int take(struct options *o, int c, char **argv)
         return -1;
     case 'a':
         return take_api(o, optarg);
+    case 'j':
+    case OPTION_SPREAD:
+    case OPTION_WITH:
+    case OPTION_FETCH:
+    case OPTION_FAIL_FAST:
+    case OPTION_KEEP_GOING:
+        return take_many(o, c);
     case 'h':
         fputs(usage, stdout);
         return EXIT_OK;
@@ -158,10 +225,38 @@ static int check_tool(const struct options *o, int left)
     return -1;
 }
 
+static int check_many(struct options *o, int left, char **operands)
+{
+    if (!left || o->code)
+        return usage_error(o->code ? "-j is for scripts, not for -c" : "no SCRIPT", "");
+    if (o->json || o->sanitize)
+        return usage_error("-j goes neither with --json nor with --sanitize", "");
+    if (o->spread && o->session)
+        return usage_error("--spread makes sessions of its own: leave out --session", "");
+    if (o->fetch.count && !o->spread)
+        return usage_error("--fetch needs --spread: in one session it is not known whose a file is",
+                           "");
+    if (o->fetch.count && o->sessions && o->sessions < o->jobs)
+        return usage_error("--fetch needs a session for each that runs: --spread is less than -j",
+                           "");
+    if (o->no_outputs && o->output_dir)
+        return usage_error("--no-outputs and --output-dir exclude each other", "");
+    for (int i = 0; i < left; i++) {
+        if (strcmp(operands[i], "-") == 0)
+            return usage_error("-j is for scripts, not for standard input", "");
+    }
+    o->scripts = (const char *const *)operands;
+    return -1;
+}
+
 static int check_run(struct options *o, int left, char **operands)
 {
     if (o->api)
         return usage_error("--api is for tool-definition and tool-call", "");
+    if (o->jobs)
+        return check_many(o, left, operands);
+    if (o->spread || o->with.count || o->fetch.count)
+        return usage_error("--spread, --with and --fetch go with -j", "");
     if (!o->code && !left)
         return usage_error("no SCRIPT", "");
     if (!o->code) {
@@ -191,7 +286,8 @@ int options_parse(struct options *o, int argc, char **argv)
     int c, code;
     opterr = 0;
     /* What follows the script, or the code of -c, is theirs. */
-    while (!o->code && (c = getopt_long(argc, argv, "+:c:s:p:o:t:d:knSqa:hV", longs, NULL)) != -1) {
+    while (!o->code &&
+           (c = getopt_long(argc, argv, "+:c:s:p:o:t:d:knSqa:j:hV", longs, NULL)) != -1) {
         if ((code = take(o, c, argv)) >= 0)
             return code;
     }
@@ -201,5 +297,5 @@ int options_parse(struct options *o, int argc, char **argv)
 
 bool options_direct(const struct options *o)
 {
-    return o->pool || o->session || o->setting_count;
+    return o->pool || o->session || o->setting_count || o->spread;
 }

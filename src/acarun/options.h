@@ -9,7 +9,7 @@
 enum command { COMMAND_RUN, COMMAND_TOOL_DEFINITION, COMMAND_TOOL_CALL };
 enum tool_api { TOOL_API_NONE, TOOL_API_CHAT, TOOL_API_RESPONSES };
 
-enum { OPTIONS_MAX = 64 };
+enum { OPTIONS_MAX = 64, JOBS_MAX = 64 };
 
 /* Strings are those of argv. */
 struct options {
@@ -26,6 +26,14 @@ struct options {
     bool in_kernel, json, sanitize, quiet;
     bool no_outputs;
     int64_t timeout_ms;
+    unsigned jobs;              /* -j: how many scripts at once; 0: one script, with arguments */
+    const char *const *scripts; /* with jobs: NULL-terminated */
+    bool fail_fast, spread;
+    unsigned sessions; /* --spread=K; 0: as many as jobs */
+    struct option_list {
+        const char *values[OPTIONS_MAX];
+        size_t count;
+    } with, fetch;
 };
 
 /* -1 to go on, else the exit code: help or the version was printed, or what is wrong was said. */

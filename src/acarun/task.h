@@ -27,6 +27,11 @@ bool task_is_plain(const struct task *);
 int mounted_run(struct task *, const struct place *);
 int direct_run(struct task *);
 
+/* Takes a job's result into the report, and its images to where outputs go: 0, or -errno for them.
+ */
+struct job_result;
+int task_take_result(struct report *, struct output *, const struct job_result *);
+
 /* The latter for several tasks, one after another, in one session. NULL with the exit code, after
  * saying why. */
 struct direct;

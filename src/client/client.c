@@ -62,6 +62,23 @@ static int about(int err, const char *what, char **why)
     return err;
 }
 
+int client_session(const struct client *client, struct loop *loop, const struct config *c,
+                   const char *identifier, struct session **out, char **why)
+{
+    bool local = client_is_local(c);
+    const struct session_options options = {
+        .endpoint = local ? "http://localhost" : c->endpoint,
+        .unix_socket = local ? c->local_socket : NULL,
+        .identifier = identifier,
+        .api_version = c->api_version,
+        .deadline_ms = c->read_ms,
+    };
+    const struct http_authorizer *auth =
+        client->credential ? credential_authorizer(client->credential) : NULL;
+    int err = session_new(loop, client->http, auth, &options, out, why);
+    return err ? about(err, "session", why) : 0;
+}
+
 int client_new(struct client *client, struct loop *loop, const struct config *c,
                const char *user_agent, char **why)
 {
@@ -75,22 +92,11 @@ int client_new(struct client *client, struct loop *loop, const struct config *c,
     int err = http_new(loop, &http, &client->http);
     if (err)
         return about(err, "http", why);
-    bool local = client_is_local(c);
-    if (!local)
+    if (!client_is_local(c))
         err = client_credential(loop, client->http, c, false, &client->credential, why);
     if (err)
         return about(err, "credential", why);
-    const struct session_options options = {
-        .endpoint = local ? "http://localhost" : c->endpoint,
-        .unix_socket = local ? c->local_socket : NULL,
-        .identifier = c->session,
-        .api_version = c->api_version,
-        .deadline_ms = c->read_ms,
-    };
-    const struct http_authorizer *auth =
-        client->credential ? credential_authorizer(client->credential) : NULL;
-    err = session_new(loop, client->http, auth, &options, &client->session, why);
-    return err ? about(err, "session", why) : 0;
+    return client_session(client, loop, c, c->session, &client->session, why);
 }
 
 void client_free(struct client *client)

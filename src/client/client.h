@@ -36,6 +36,10 @@ int client_credential(struct loop *, struct http *, const struct config *, bool 
 int client_new(struct client *, struct loop *, const struct config *, const char *user_agent,
                char **why);
 void client_free(struct client *);
+/* Another session of the same pool, over the same engine and credential; the caller's, who frees it
+ * before the client. 0 or -errno with *why. */
+int client_session(const struct client *, struct loop *, const struct config *,
+                   const char *identifier, struct session **out, char **why);
 
 /* Appends what a person can make of an error: status, message, and what to do about it. */
 int client_explain(struct buf *, const struct session_error *);

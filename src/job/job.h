@@ -22,6 +22,8 @@ struct job_spec {
     bool keep_outputs;       /* harness leaves PATH.stdout, .stderr, .result and images beside
                                 the script in the session, replacing those of earlier runs */
     int64_t timeout_ms;      /* 0: none */
+    unsigned others;         /* jobs that are under way in the session at the same time: its helper
+                                does one thing after another, so all wait the less in there */
 };
 
 enum job_state { JOB_SUCCEEDED, JOB_FAILED, JOB_CANCELED, JOB_TIMED_OUT, JOB_LOST };

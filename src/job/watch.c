@@ -200,9 +200,14 @@ static bool glance(struct job *j)
 
 /* --- steps */
 
+static int64_t share(const struct job *j, int64_t wait_ms)
+{
+    return wait_ms / (1 + (int64_t)j->spec.others);
+}
+
 static void look(struct job *j, int64_t wait_ms)
 {
-    call(j, "look", wait_ms, watched);
+    call(j, "look", share(j, wait_ms), watched);
 }
 
 void watch_again(struct job *j)
@@ -221,7 +226,7 @@ void watch_start(struct job *j)
     if (j->in_kernel)
         kernel_start(j);
     else
-        call(j, "start", FIRST_WAIT_MS, watched);
+        call(j, "start", share(j, FIRST_WAIT_MS), watched);
 }
 
 static void sent(void *arg, const struct session_error *e, const struct entry *entry)

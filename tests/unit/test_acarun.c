@@ -150,6 +150,29 @@ static void the_tools_options(void **state)
     assert_int_equal(o.command, COMMAND_RUN);
 }
 
+static void many_scripts(void **state)
+{
+    struct options o;
+    char words[256];
+    assert_int_equal(parse(&o, "acarun -j 4 a.py b.py", words), -1);
+    assert_int_equal(o.jobs, 4);
+    assert_string_equal(o.scripts[1], "b.py");
+    assert_null(o.scripts[2]);
+    assert_null(o.script);
+    assert_false(o.spread || o.fail_fast || options_direct(&o));
+    assert_int_equal(
+        parse(&o, "acarun --jobs 4 --spread=4 --with a --with b --fetch * --fail-fast -n x", words),
+        -1);
+    assert_true(o.spread && o.fail_fast && o.no_outputs && options_direct(&o));
+    assert_int_equal(o.sessions, 4);
+    assert_int_equal(o.with.count, 2);
+    assert_string_equal(o.with.values[1], "b");
+    assert_string_equal(o.fetch.values[0], "*");
+    assert_int_equal(parse(&o, "acarun -j 1 --fail-fast --keep-going --spread x", words), -1);
+    assert_int_equal(o.sessions, 0);
+    assert_false(o.fail_fast);
+}
+
 static void bad_command_lines(void **state)
 {
     static const char *const lines[] = {
@@ -166,6 +189,24 @@ static void bad_command_lines(void **state)
         "acarun --api chat x",
         "acarun --sanitize x",
         "acarun -n -d . x",
+        "acarun -j 0 x",
+        "acarun -j 65 x",
+        "acarun -j +1 x",
+        "acarun -j 1x x",
+        "acarun -j 2",
+        "acarun -j 2 -c 1",
+        "acarun -j 2 -",
+        "acarun -j 2 --json x",
+        "acarun -j 2 --sanitize x",
+        "acarun -j 2 --api chat x",
+        "acarun -j 2 --spread= x",
+        "acarun -j 2 --spread -s abcd x",
+        "acarun -j 2 --fetch * x",
+        "acarun -j 2 --spread=1 --fetch * x",
+        "acarun -j 2 -n -d . x",
+        "acarun --spread x",
+        "acarun --with x y",
+        "acarun --fetch x y",
         "acarun tool-call",
         "acarun tool-call --api chat x",
         "acarun tool-call --api gopher",
@@ -465,6 +506,7 @@ int main(void)
         cmocka_unit_test(standard_input_as_code),
         cmocka_unit_test(what_makes_a_run_direct),
         cmocka_unit_test(the_tools_options),
+        cmocka_unit_test(many_scripts),
         cmocka_unit_test(bad_command_lines),
         cmocka_unit_test(more_settings_than_there_is_room_for),
         cmocka_unit_test(exit_codes_of_errors),
