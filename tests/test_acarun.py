@@ -17,7 +17,7 @@ import pytest
 
 from support import process
 from support.acarun import Acarun, interrupt, nothing_left
-from support.proxy import answer, delay
+from support.proxy import answer, cut_after, cut_before, cut_body, delay
 from support.wait import wait_for
 
 pytestmark = pytest.mark.session
@@ -566,7 +566,8 @@ def test_ctrl_c_of_code(direct, mounts, session, tmp_path):
             wait_for(lambda: it.pool.read(where[-1] if where else mount.session, "begun") == b"", 20)
             interrupt(running)
             assert running.wait(20) == 130
-        assert "Canceled" in (tmp_path / "log").read_text()
+        assert (tmp_path / "log").read_text().endswith("KeyboardInterrupt\nacarun: Canceled\n")
+        assert it(*where, "-c", "'ready again'", timeout=20).stdout == '"ready again"\n'
 
 
 def test_ctrl_c_in_the_background_is_ignored(mounted, tmp_path):
@@ -930,3 +931,71 @@ def test_what_is_no_tool_call(direct, api, text):
     done = direct("tool-call", "--api", api, input=text)
     assert done.returncode == 64 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "tool call" in done.stderr
+
+
+# --- long runs, over lines that break
+
+COUNTING = """
+import os, time
+open("/mnt/data/runs", "a").write("x")
+for n in range(8):
+    print(n, flush=True)
+    time.sleep(.25)
+"""
+
+
+def test_a_connection_that_breaks_and_comes_back(proxied, proxy, session, tmp_path):
+    name = proxied.script(COUNTING)
+    with proxied.started(*proxied.where, "-s", session, name, log=tmp_path / "log") as running:
+        assert running.stdout.readline() == b"0\n"
+        proxy.down()
+        wait_for(lambda: proxied.pool.run(session, "open('/mnt/data/runs').read()") == "x", 10)
+        time.sleep(.5)  # it goes on meanwhile, with nobody to see it
+        proxy.up()
+        assert running.stdout.read() == b"".join(b"%d\n" % n for n in range(1, 8))
+        assert running.wait(30) == 0
+    assert proxied.output(name, "stdout") == "".join(f"{n}\n" for n in range(8))
+    nothing_left(proxied.pool, session)
+
+
+@pytest.mark.parametrize("trouble", [answer(429, {"Retry-After": "0"}), answer(503), cut_before(), cut_after(), cut_body(20)],
+                         ids=["429", "503", "cut-before", "cut-after", "cut-body"])
+def test_answers_that_go_wrong_on_the_way(proxied, proxy, session, trouble):
+    """Every third one does; the script runs once, and its output is whole."""
+    proxy.rule("POST executions", trouble, every=3, skip=1)
+    name = proxied.script(COUNTING)
+    done = proxied(*proxied.where, "-s", session, name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "".join(f"{n}\n" for n in range(8))
+    proxy.clear()
+    assert proxied.pool.read(session, "runs") == b"x"
+    nothing_left(proxied.pool, session)
+
+
+@pytest.mark.parametrize("how", ["direct", "mounted"])
+def test_a_run_outlasts_the_limit_of_an_execution(own_pool, mounts, tmp_path, how):
+    pool = own_pool(options=["--execution-timeout", "1"])
+    (tmp_path / "work").mkdir()
+    folder = mounts(pool=pool).path if how == "mounted" else tmp_path / "work"
+    acarun = Acarun(folder, pool, tmp_path)
+    done = acarun(acarun.script("import time\nfor n in range(15): print(n, flush=True); time.sleep(.2)\n'end'\n"))
+    assert done.returncode == 0 and done.stdout == "".join(f"{n}\n" for n in range(15)), done.stderr
+    done = acarun("-c", "import time; time.sleep(30)")
+    assert done.returncode == 124 and "limit" in done.stderr
+
+
+def test_a_session_that_goes_away_under_a_run(proxied, proxy, session, tmp_path):
+    with proxied.started(*proxied.where, "-s", session, proxied.script(COUNTING + "time.sleep(600)\n"), log=tmp_path / "log") as running:
+        running.stdout.readline()
+        assert proxied.pool.request("DELETE", "session", session).status == 204
+        assert running.wait(40) == 69
+    assert "recycled" in (tmp_path / "log").read_text()
+
+
+def test_a_session_that_goes_away_under_a_mount_s_run(mount, tmp_path):
+    acarun = Acarun(mount.path, mount.pool, tmp_path)
+    with acarun.started(acarun.script(COUNTING + "time.sleep(600)\n"), log=tmp_path / "log") as running:
+        running.stdout.readline()
+        assert mount.pool.request("DELETE", "session", mount.session).status == 204
+        assert running.wait(40) == 69
+    assert "recycled" in (tmp_path / "log").read_text()

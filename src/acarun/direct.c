@@ -96,7 +96,7 @@ int task_take_result(struct report *r, struct output *output, const struct job_r
         [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
     };
     snprintf(r->state, sizeof r->state, "%s", states[result->state]);
-    r->exit_code = result->exit_code;
+    r->exit_code = result->state == JOB_LOST ? EXIT_UNREACHABLE : result->exit_code;
     r->milliseconds = result->milliseconds;
     r->message = result->message ? strdup(result->message) : NULL;
     r->value = result->value ? cJSON_Duplicate(result->value, true) : NULL;

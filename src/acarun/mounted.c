@@ -240,8 +240,9 @@ static int take_report(struct task *t, const struct place *p, const struct conve
     json_uint(json, "milliseconds", &milliseconds);
     snprintf(r->state, sizeof r->state, "%s", state);
     r->exit_code = (int)code;
-    if (error && strcmp(state, "lost") == 0)
-        r->exit_code = exit_of_error(errno_of_name(json_string(error, "errno")));
+    if (strcmp(state, "lost") == 0)
+        r->exit_code =
+            error ? exit_of_error(errno_of_name(json_string(error, "errno"))) : EXIT_UNREACHABLE;
     r->milliseconds = (int64_t)milliseconds;
     r->message = message ? strdup(message) : NULL;
     const cJSON *value = cJSON_GetObjectItemCaseSensitive(json, "value");

@@ -345,7 +345,7 @@ static void tell_stop(void *arg)
     struct job *j = arg;
     if (j->phase > JOB_WATCHING)
         return;
-    if (j->stop_call) {
+    if (j->stop_call && !j->spec.plain) {
         if (j->in_kernel && !j->stop_told)
             stop_unheard(j);
         return;

@@ -1,5 +1,8 @@
 /* Code as it is, as the Python client's execute() runs it: one execution in the session's own
- * kernel. Nothing can be watched meanwhile, and no more than STREAM_MAX of each output is told. */
+ * kernel. Nothing can be watched meanwhile, and no more than STREAM_MAX of each output is told.
+ *
+ *     stop ──▶ the kernel is interrupted ──▶ the execution answers, or has had its time
+ *       └── it can't be: the code goes on, with nobody to wait for it */
 #include "job/private.h"
 
 #include <errno.h>
@@ -7,9 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "interrupt.py.h"
+
 enum {
     STREAM_MAX = 1 << 20, /* characters that we ask for; a pool may know no such wish, */
     STREAM_USUAL = 4096,  /* and then gives so many */
+    STOP_MS = 5000,
 };
 
 /* Whether an output ends where a pool cuts it. */
@@ -117,7 +123,11 @@ static void executed(void *arg, const struct session_error *e, const struct exec
         job_output(j, 0, x->out, strlen(x->out));
     if (x->err)
         job_output(j, 1, x->err, strlen(x->err));
-    if (job_leave(j))
+    if (!job_leave(j))
+        return;
+    if (j->stop_wanted && x->state == EXECUTION_FAILED)
+        job_end(j, JOB_CANCELED, 130, "Canceled");
+    else
         end_as(j, x);
 }
 
@@ -134,10 +144,35 @@ void plain_start(struct job *j)
         job_lose(j, &(struct session_error){.err = -ENOMEM}, NULL);
 }
 
-void plain_stop(struct job *j)
+static void give_up(struct job *j)
 {
     session_cancel(j->execution);
     j->execution = NULL;
     job_end(j, JOB_CANCELED, 130,
             "Canceled; the code may go on in the session until its time is over");
+}
+
+static void interrupted(void *arg, const struct session_error *e, const cJSON *value)
+{
+    struct job *j = arg;
+    j->stop_call = NULL;
+    if (e->err || !cJSON_IsTrue(value))
+        give_up(j);
+}
+
+void plain_stop(struct job *j)
+{
+    if (j->stop_told || !j->execution) {
+        give_up(j);
+        return;
+    }
+    cJSON *request = cJSON_CreateObject();
+    cJSON_AddStringToObject(request, "op", "call");
+    cJSON_AddStringToObject(request, "code", interrupt_py);
+    j->stop_told = true;
+    j->stop_call = session_helper(j->session, request, interrupted, j);
+    if (j->stop_call)
+        loop_timer_set(&j->stop_next, STOP_MS);
+    else
+        give_up(j);
 }
