@@ -243,7 +243,8 @@ static void next_file(struct fetch *f)
         end(f, 0, NULL);
         return;
     }
-    const struct session_sink sink = {take_head, take_data, file_done, f};
+    const struct session_sink sink = {
+        .on_head = take_head, .on_data = take_data, .done = file_done, .arg = f};
     int err = open_file(f, f->wanted->path);
     if (!err && !(f->call = session_download(f->session, f->wanted->path, 0, &sink)))
         err = -ENOMEM;
