@@ -471,7 +471,8 @@ def test_modes_and_owner(mounts, options):
     mount.control('run {"code": "1", "plain": true}')
     found = [os.path.relpath(os.path.join(folder, name), mount / ".acafs")
              for folder, folders, files in os.walk(mount / ".acafs") for name in folders + files]
-    assert {"/" + name for name in found} | {""} == set(FILES)
+    assert {"/" + name for name in found} | {""} == set(FILES) | {"/lost"}
+    assert os.path.samefile(mount / ".acafs/lost", mount.status()["cache"]["directory"] + "/lost")
     for name, mode in FILES.items():
         status = os.stat(f"{mount}/.acafs{name}")
         assert stat.S_IMODE(status.st_mode) == mode, name
