@@ -117,7 +117,7 @@ static int new_store(struct mount *m)
         .gid = c->gid == (gid_t)-1 ? m->owner_group : c->gid,
         .umask = c->umask,
         .restore = c->restore,
-        .keepalive = c->keepalive,
+        .keepalive = c->keepalive || client_is_local(c), /* costs nothing there */
         .events = notifier_events(m->notifier),
     };
     _cleanup_free_ char *why = NULL;
