@@ -55,7 +55,8 @@ struct helper {
     char nonce[33];
     char operation_id[130];
     struct execution_form form;
-    bool looked; /* for a lost answer, once */
+    bool looked;       /* for a lost answer, once */
+    char *lost_saying; /* what a gateway said in its place */
     int64_t look_ms, give_up_at;
     char *program; /* helper.py as base64 */
 };
@@ -78,7 +79,8 @@ static void answer_batch(struct helper *h, const struct session_error *e, const 
     int i = 0;
     h->state = HELPER_IDLE;
     free(h->code);
-    h->code = NULL;
+    free(h->lost_saying);
+    h->code = h->lost_saying = NULL;
     while (h->sent) {
         struct helper_request *r = h->sent;
         const cJSON *result = cJSON_GetArrayItem(results, i++);
@@ -136,6 +138,11 @@ static void fate_unknown(struct helper *h, struct session_error *e)
     DL_CONCAT(again, h->waiting);
     h->waiting = again;
     e->err = -EIO;
+    if (h->lost_saying) {
+        session_error_free(e);
+        *e = (struct session_error){.err = -EIO, .message = h->lost_saying};
+        h->lost_saying = NULL;
+    }
     fail_batch(h, e);
 }
 
@@ -243,6 +250,12 @@ static void look(struct helper *h)
 
 /* --- sending */
 
+/* May be said by what stands in front of the session: the code may have run all the same. */
+static bool is_gateway_trouble(const struct session_error *e)
+{
+    return e->status == 408 || (e->status >= 500 && e->status != 501 && e->status != 507);
+}
+
 static void batch_answered(void *arg, const struct http_result *r)
 {
     struct helper *h = arg;
@@ -271,6 +284,14 @@ static void batch_answered(void *arg, const struct http_result *r)
         if (execution_refused(s, &e, &h->form)) {
             session_error_free(&e);
             send_batch(h);
+            return;
+        }
+        if (is_gateway_trouble(&e) && !h->looked && !s->shape.old) {
+            h->looked = true;
+            h->lost_saying = e.message ? e.message : strdup("the pool broke off its answer");
+            e.message = NULL;
+            session_error_free(&e);
+            look_later(h);
             return;
         }
         fail_batch(h, &e);
@@ -437,6 +458,7 @@ void helper_free(struct session *s)
         request_free(r);
     }
     free(h->code);
+    free(h->lost_saying);
     free(h->program);
     free(h);
     s->helper = NULL;

@@ -240,6 +240,8 @@ class Handler(BaseHTTPRequestHandler):
         if strikes("drop"):
             self.close_connection = True
             return None
+        if strikes("gateway"):
+            return self.send(504, {"message": "the gateway is tired"})
         if rules().get("running"):
             return self.send(202, {"id": id, "status": "Running"})
         return self.send(200, answer)

@@ -711,6 +711,21 @@ static void lost_answer_is_looked_for(void **state)
     assert_int_equal(fixture_count(f, "GET /pool/executions/"), 1);
 }
 
+static void gateway_error_is_no_answer(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"gateway\": 1}");
+    fixture_wait(f, session_mkdir(f->session, "d", 0777, on_done, f));
+    assert_well(f); /* it had been made */
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
+    assert_int_equal(fixture_count(f, "GET /pool/executions/"), 1);
+    fixture_rules(f, "{\"gateway\": 2, \"forgets\": true}");
+    fixture_wait(f, session_mkdir(f->session, "e", 0777, on_done, f));
+    assert_int_equal(f->err, -EIO);
+    assert_string_equal(f->message, "the gateway is tired");
+    assert_int_equal(fixture_count(f, "POST /pool/executions"), 2);
+}
+
 static void lost_for_good(void **state)
 {
     struct fixture *f = *state;
@@ -1063,6 +1078,7 @@ int main(void)
         with_pool(callback_may_ask_for_more),
         with_pool(canceled_request_is_not_sent),
         with_pool(lost_answer_is_looked_for),
+        with_pool(gateway_error_is_no_answer),
         with_pool(lost_for_good),
         with_pool(never_done_is_done_again_where_that_is_safe),
         with_pool(running_execution_is_followed),
