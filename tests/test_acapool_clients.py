@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 
-from clients.server import Server
+from clients.server import Server, wait_until
 
 POOL = "/subscriptions/0000-11/resourceGroups/rg/sessionPools/pool"
 
@@ -234,6 +234,67 @@ def test_curl(server, tmp_path):
     big = tmp_path / "big"
     big.write_bytes(b"x" * (3 << 20))  # large enough for curl to ask with Expect: 100-continue
     assert json.loads(curl(server, f"{base}/files?{new}", "-F", f"file=@{big}"))["sizeInBytes"] == 3 << 20
+
+
+def test_curl_lines_of_the_samples(server, tmp_path):
+    """Azure-Samples/container-apps-dynamic-sessions-samples, code-interpreter/*.md, in their order."""
+    name = "README2.md"
+    (tmp_path / name).write_text("# A title\n")
+    json_body = ["-H", "Content-Type: application/json", "-d"]
+    query = "api-version=2024-10-02-preview&identifier=test-identifier"
+    ran = json.loads(curl(server, "-X", "POST", f"{server.url}/executions?{query}", *json_body, """{
+        "identifier": "test-identifier",
+        "codeInputType": "inline",
+        "executionType": "Synchronous",
+        "code": "print(\\"inline-synchronous\\")",
+        "timeoutInSeconds": 100
+}"""))
+    assert ran["status"] == "Succeeded" and ran["result"]["stdout"] == "inline-synchronous\n"
+    begun = curl(server, "-D", "-", "-X", "POST", f"{server.url}/executions?{query}", *json_body, """{
+        "identifier": "test-identifier",
+        "codeInputType": "inline",
+        "executionType": "Asynchronous",
+        "code": "import time\\ntime.sleep(.2)\\nprint(\\"Hello from async code\\")",
+        "timeoutInSeconds": 100
+}""")
+    assert begun.startswith("HTTP/1.1 202")
+    location = re.search(r"(?i)^operation-location: (\S+)", begun, re.M)[1]
+    ended = wait_until(lambda: (it := json.loads(curl(server, "-X", "GET", server.url + location)))["status"] == "Succeeded"
+                       and it, 20, "the asynchronous execution is over")
+    assert ended["result"]["stdout"] == "Hello from async code\n"
+    up = json.loads(curl(server, "-X", "POST", "-F", f"file=@{tmp_path}/{name}", f"{server.url}/files?{query}&path=/mnt/data"))
+    assert (up["name"], up["sizeInBytes"], up["contentType"]) == (name, 10, "text/markdown; charset=utf-8")
+    assert curl(server, "-X", "GET", f"{server.url}/files/{name}/content?{query}") == "# A title\n"
+    assert json.loads(curl(server, "-X", "GET", f"{server.url}/files?{query}"))["value"] == [up]
+    assert json.loads(curl(server, "-X", "GET", f"{server.url}/files/{name}?{query}")) == up
+    assert json.loads(curl(server, f"{server.url}/files?{query}&path=/mnt/data/"))["value"] == [up]
+    assert curl(server, "-w", "%{http_code}", "-X", "DELETE", f"{server.url}/files/{name}?{query}") == "204"
+
+    query = "api-version=2024-08-02-preview&identifier=test-identifier"
+    ran = json.loads(curl(server, "-X", "POST", f"{server.url}/code/execute?{query}", *json_body, """{
+    "properties": {
+        "identifier": "test-identifier",
+        "codeInputType": "inline",
+        "executionType": "Synchronous",
+        "code": "import time \\ntime.sleep(.1) \\nprint(\\"Done Sleeping\\")",
+        "timeoutInSeconds": 100
+    }
+}"""))["properties"]
+    assert (ran["status"], ran["stdout"], ran["executionResult"]) == ("Success", "Done Sleeping\n", "")
+    curl(server, "-X", "POST", "-F", f"file=@{tmp_path}/{name}", f"{server.url}/files/upload?{query}")
+    assert curl(server, "-X", "GET", f"{server.url}/files/content/{name}?{query}") == "# A title\n"
+    of_list = json.loads(curl(server, "-X", "GET", f"{server.url}/files?{query}"))["value"][0]["properties"]
+    of_one = json.loads(curl(server, "-X", "GET", f"{server.url}/files/{name}?{query}"))["value"][0]["properties"]
+    assert of_list == of_one and (of_one["filename"], of_one["size"]) == (name, 10)
+    assert json.loads(curl(server, "-X", "DELETE", f"{server.url}/files/{name}?{query}")) == {"message": "file deleted successfully"}
+
+
+def test_curl_lines_of_the_documentation_that_it_has_wrong(server):
+    """Its page of 2026 puts the envelope around executions; the service refuses that in these words."""
+    answer = server.raw("POST", f"{POOL}/executions?api-version=2025-10-02-preview&identifier=test-identifier",
+                        json.dumps({"properties": {"codeInputType": "inline", "executionType": "synchronous", "code": "1"}}),
+                        {"Content-Type": "application/json"})
+    assert (answer.status, answer.code, answer.headers["x-ms-error-code"]) == (400, "SessionPropertiesMissing", "SessionPropertiesMissing")
 
 
 def test_the_documented_snippet_for_packages(server):

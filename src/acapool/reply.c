@@ -14,7 +14,11 @@ const char *request_wild(const struct request *r)
 
 const char *request_path(const struct request *r)
 {
+    static const char root[] = "/mnt/data";
+    const size_t len = sizeof root - 1;
     const char *path = target_parameter(&r->target, "path");
+    if (path && strncmp(path, root, len) == 0 && (path[len] == '/' || !path[len]))
+        path += len + (path[len] == '/');
     return path ? path : "";
 }
 

@@ -80,7 +80,8 @@ struct request {
 
 /* The segment that the route's wildcard stands for. */
 const char *request_wild(const struct request *);
-/* Directory of a new-shape file call: the `path` parameter, "" if there is none. */
+/* Directory of a new-shape file call: the `path` parameter, "" if there is none. The service's
+ * samples and LangChain's bash tool say /mnt/data for the top. */
 const char *request_path(const struct request *);
 const char *request_header(const struct request *, const char *name);
 
