@@ -25,6 +25,7 @@ struct ask_call {
     session_value_fn *value_fn;
     session_space_fn *space_fn;
     char *path; /* unlink */
+    bool seen;  /* it was a file a moment ago */
 };
 
 static void ask_finish(struct session_call *c)
@@ -166,6 +167,8 @@ static void unlinked(struct session_call *c, const struct answer *a)
     struct ask_call *k = (struct ask_call *)c;
     if (a)
         answer_delete(a, &c->error);
+    if (k->seen && c->error.err == -ENOENT)
+        call_forget_error(c); /* by an earlier try, whose answer was lost: it is gone */
     if (helper_knows_better(c, k->path))
         by_helper(c);
     else
@@ -189,9 +192,9 @@ static void kind_told(struct session_call *c, const struct answer *a)
     struct entry entry = {0};
     if (a)
         answer_entry(a, &entry, &c->error);
-    bool file = !c->error.err && entry.kind == ENTRY_FILE;
+    k->seen = !c->error.err && entry.kind == ENTRY_FILE;
     entry_free(&entry);
-    if (file)
+    if (k->seen)
         delete_file(c);
     else if (!c->error.err || c->error.err == -EPROTO || helper_knows_better(c, k->path))
         by_helper(c);

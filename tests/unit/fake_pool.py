@@ -120,6 +120,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail(404, "FileNotFound")
         if method == "DELETE":
             self.remove(path)
+            if strikes("drop_delete"):
+                self.close_connection = True
+                return None
             return self.send(204)
         if not content:
             entry = self.describe(path, old)

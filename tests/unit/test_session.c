@@ -363,6 +363,17 @@ static void directory_is_never_unlinked(void **state)
     assert_int_equal(fixture_count(f, "DELETE"), 0);
 }
 
+static void lost_answer_of_a_delete_is_no_error(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "x", "1", 1);
+    fixture_rules(f, "{\"drop_delete\": 1}");
+    fixture_wait(f, session_unlink(f->session, "x", on_done, f));
+    assert_well(f);
+    assert_false(fixture_exists(f, "x"));
+    assert_int_equal(fixture_count(f, "DELETE"), 2);
+}
+
 static void missing_things_are_missing(void **state)
 {
     struct fixture *f = *state;
@@ -1059,6 +1070,7 @@ int main(void)
         with_pool(canceled_transfers_leave_nothing),
         with_pool(unverified_subdirectory_is_not_deleted_from),
         with_pool(directory_is_never_unlinked),
+        with_pool(lost_answer_of_a_delete_is_no_error),
         with_pool(missing_things_are_missing),
         with_pool(ranges),
         with_pool(cut_download_is_tried_again),
