@@ -49,6 +49,7 @@ struct server {
     size_t connection_count;
     size_t at_once, most_at_once;
     unsigned releases;
+    bool http2_offered;
     bool stopping;
 };
 
@@ -198,6 +199,17 @@ static void *accept_all(void *arg)
     }
 }
 
+/* Notes what the client offers, and chooses nothing: HTTP/1.1. */
+static int see_protocols(SSL *tls, const unsigned char **out, unsigned char *out_len,
+                         const unsigned char *offered, unsigned len, void *arg)
+{
+    struct server *s = arg;
+    pthread_mutex_lock(&s->lock);
+    s->http2_offered = memmem(offered, len, "\2h2", 3) != NULL;
+    pthread_mutex_unlock(&s->lock);
+    return SSL_TLSEXT_ERR_NOACK;
+}
+
 /* --- a certificate for localhost that nobody vouches for */
 
 static void make_certificate(struct server *s)
@@ -222,6 +234,7 @@ static void make_certificate(struct server *s)
     FILE *file = fd >= 0 ? fdopen(fd, "w") : NULL;
     need(file && PEM_write_X509(file, x) && fclose(file) == 0, "certificate");
     s->tls = SSL_CTX_new(TLS_server_method());
+    SSL_CTX_set_alpn_select_cb(s->tls, see_protocols, s);
     need(SSL_CTX_use_certificate(s->tls, x) == 1 && SSL_CTX_use_PrivateKey(s->tls, key) == 1,
          "TLS");
     X509_free(x);
@@ -359,6 +372,14 @@ size_t server_connections(struct server *s)
 size_t server_most_at_once(struct server *s)
 {
     return read_count(s, &s->most_at_once);
+}
+
+bool server_http2_offered(struct server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool offered = s->http2_offered;
+    pthread_mutex_unlock(&s->lock);
+    return offered;
 }
 
 const char *server_head(struct server *s, size_t i)

@@ -45,6 +45,8 @@ size_t server_requests(struct server *);
 size_t server_connections(struct server *);
 /* The most requests that waited for their reply at the same time. */
 size_t server_most_at_once(struct server *);
+/* Whether the client of the last TLS connection would speak HTTP/2. */
+bool server_http2_offered(struct server *);
 /* The head and the body of a request, NUL-terminated; body_len may be NULL. The server's. */
 const char *server_head(struct server *, size_t request);
 const char *server_body(struct server *, size_t request, size_t *body_len);

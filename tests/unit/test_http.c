@@ -792,6 +792,7 @@ static void certificate_is_checked(void **state)
     run(&known, q, "/");
     unsetenv("SSL_CERT_FILE");
     assert_int_equal(known.status, 200);
+    assert_true(server_http2_offered(f.server));
     setenv("CURL_CA_BUNDLE", server_certificate(f.server), 1);
     run(&named, q, "/");
     unsetenv("CURL_CA_BUNDLE");
