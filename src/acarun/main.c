@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "acarun/batch.h"
+#include "acarun/cells.h"
 #include "acarun/exit.h"
 #include "acarun/sanitize.h"
 #include "acarun/signals.h"
@@ -200,11 +201,19 @@ static int ended(const struct acarun *a, int err)
 
 /* --- commands */
 
+static int notebook_command(struct acarun *a)
+{
+    int code = take_place(a);
+    return code < 0 ? cells_run(&a->options, &a->place, a->task.signal_fd) : code;
+}
+
 static int run_command(struct acarun *a)
 {
     const struct options *o = &a->options;
     if (o->jobs)
         return many_run(o, a->task.signal_fd);
+    if (cells_is_notebook(o->script))
+        return notebook_command(a);
     int code = o->script ? take_script(a) : take_code(a);
     code = code < 0 ? take_place(a) : code;
     code = code < 0 ? open_output(a, !o->json, o->json) : code;

@@ -11,6 +11,7 @@
 static const char usage[] =
     "usage: acarun [OPTION…] SCRIPT [ARG…]      run a Python script in the session\n"
     "       acarun [OPTION…] -j N SCRIPT…       run several, N at a time\n"
+    "       acarun [OPTION…] NOTEBOOK.ipynb         run its cells, and put their outputs into it\n"
     "       acarun [OPTION…] -c CODE [ARG…]     run code in the session's own interpreter,\n"
     "       acarun [OPTION…] - [ARG…]           where variables stay; - is standard input\n"
     "       acarun tool-definition --api API    a tool for language models, as JSON\n"
@@ -27,6 +28,7 @@ static const char usage[] =
     "  -t, --timeout SECONDS end the run when it takes longer\n"
     "  -k, --in-kernel       run a script in the session's own interpreter too\n"
     "      --json            print one JSON document instead of the script's output\n"
+    "      --allow-errors    go on with a notebook's cells after one that failed\n"
     "  -d, --output-dir DIR  put output files there instead of beside the script\n"
     "  -n, --no-outputs      write no output files\n"
     "  -S, --sanitize        strip the Markdown around CODE that a language model wrote\n"
@@ -49,7 +51,8 @@ enum {
     OPTION_WITH,
     OPTION_FETCH,
     OPTION_FAIL_FAST,
-    OPTION_KEEP_GOING
+    OPTION_KEEP_GOING,
+    OPTION_ALLOW_ERRORS,
 };
 
 static const struct option longs[] = {
@@ -58,6 +61,7 @@ static const struct option longs[] = {
     {"timeout", required_argument, NULL, 't'},
     {"in-kernel", no_argument, NULL, 'k'},
     {"json", no_argument, NULL, OPTION_JSON},
+    {"allow-errors", no_argument, NULL, OPTION_ALLOW_ERRORS},
     {"output-dir", required_argument, NULL, 'd'},
     {"no-outputs", no_argument, NULL, 'n'},
     {"sanitize", no_argument, NULL, 'S'},
@@ -183,6 +187,9 @@ static int take(struct options *o, int c, char **argv)
         return -1;
     case OPTION_JSON:
         o->json = true;
+        return -1;
+    case OPTION_ALLOW_ERRORS:
+        o->allow_errors = true;
         return -1;
     case 'n':
         o->no_outputs = true;

@@ -24,6 +24,7 @@ struct options {
     size_t setting_count;
     const char *output_dir;
     bool in_kernel, json, sanitize, quiet;
+    bool allow_errors; /* of a notebook's cells */
     bool no_outputs;
     int64_t timeout_ms;
     unsigned jobs;              /* -j: how many scripts at once; 0: one script, with arguments */

@@ -693,7 +693,7 @@ def run_here(run, names, pyplot):
         traceback.print_exception(type(failure), failure.with_traceback(trace), trace)
     run.capture(value, not code)
     stopped = read_text(os.path.join(run.folder, "stop"))
-    if stopped and isinstance(failure, KeyboardInterrupt):
+    if stopped:  # however it took the interrupt
         timed_out = stopped == "timed-out"
         return stopped, 124 if timed_out else 130, "timed out" if timed_out else "Canceled"
     return "succeeded" if code == 0 else "failed", code, message

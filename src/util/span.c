@@ -7,11 +7,9 @@
 #include "util/json.h"
 #include "util/text.h"
 
-enum { MAX_DEPTH = 128 };
-
 struct cursor {
     const char *at, *end;
-    int depth;
+    int depth; /* that is left */
 };
 
 static bool value(struct cursor *);
@@ -125,7 +123,7 @@ static bool items(struct cursor *c, char last, bool (*item)(struct cursor *))
 static bool value(struct cursor *c)
 {
     space(c);
-    if (c->at == c->end || ++c->depth > MAX_DEPTH)
+    if (c->at == c->end || c->depth-- == 0)
         return false;
     bool good;
     switch (*c->at) {
@@ -151,7 +149,7 @@ static bool value(struct cursor *c)
         good = number(c);
         break;
     }
-    c->depth--;
+    c->depth++;
     return good;
 }
 
@@ -168,9 +166,9 @@ static size_t utf8_length(const char *text, size_t len)
     return at;
 }
 
-bool span_check(const char *text, size_t len, struct span *out, size_t *wrong)
+bool span_check(const char *text, size_t len, int depth, struct span *out, size_t *wrong)
 {
-    struct cursor c = {.at = text, .end = text + len};
+    struct cursor c = {.at = text, .end = text + len, .depth = depth};
     bool good = value(&c);
     if (good) {
         const char *first = text;

@@ -13,9 +13,12 @@ struct span {
     size_t len;
 };
 
-/* Whether text is one value in well-formed UTF-8, nested no deeper than 128, with nothing but white
- * space around it: it goes to *value. Else *wrong, which may be NULL, is where it ceases to be. */
-bool span_check(const char *text, size_t len, struct span *value, size_t *wrong);
+enum { SPAN_DEPTH = 128 }; /* as json_parse() has it */
+
+/* Whether text is one value in well-formed UTF-8, nested no deeper than depth, with nothing but
+ * white space around it: it goes to *value. Else *wrong, which may be NULL, is where it ceases to
+ * be. */
+bool span_check(const char *text, size_t len, int depth, struct span *value, size_t *wrong);
 
 /* Of checked text only. Each tolerates a span of another kind, and none. */
 

@@ -17,7 +17,7 @@ static bool check(const char *text, size_t *wrong)
     size_t len = strlen(text);
     char *copy = malloc(len ? len : 1);
     memcpy(copy, text, len);
-    bool good = span_check(copy, len, &value, wrong);
+    bool good = span_check(copy, len, SPAN_DEPTH, &value, wrong);
     free(copy);
     return good;
 }
@@ -103,7 +103,7 @@ static void depth_is_bounded(void **state)
 static struct span parse(const char *text)
 {
     struct span value;
-    assert_true(span_check(text, strlen(text), &value, NULL));
+    assert_true(span_check(text, strlen(text), SPAN_DEPTH, &value, NULL));
     return value;
 }
 
