@@ -68,6 +68,12 @@ static bool says_missing(const cJSON *value)
     return text && (strcmp(text, "missing") == 0 || strcmp(text, "'missing'") == 0);
 }
 
+/* Whether an execution that failed so can't have begun. */
+static bool never_began(int err)
+{
+    return err && err != -EIO && err != -ETIMEDOUT;
+}
+
 static void executed(void *arg, const struct session_error *e, const struct execution *x)
 {
     struct job *j = arg;
@@ -85,6 +91,12 @@ static void executed(void *arg, const struct session_error *e, const struct exec
     }
     if (j->phase != JOB_WATCHING)
         return;
+    if (never_began(e->err) && !j->stop_wanted) {
+        session_cancel(j->call);
+        j->call = NULL;
+        job_lose(j, &j->execution_error, NULL);
+        return;
+    }
     if (!e->err && says_missing(x->result)) {
         session_cancel(j->call);
         j->call = NULL;
