@@ -359,6 +359,9 @@ def test_usage(direct):
     done = process.run([*direct.command(), "argument"], env=direct.env, check=False)
     assert done.returncode == 64 and "no arguments" in done.stderr
     assert direct.run("--json") == 64 and "--json" in direct.said.stderr
+    assert direct.run("-j", "2") == 64 and "notebooks" in direct.said.stderr
+    done = process.run([process.ACARUN, "--allow-errors", "-c", "1"], env=direct.env, check=False)
+    assert done.returncode == 64 and "notebooks" in done.stderr
 
 
 def test_the_pool_away(direct, tmp_path):

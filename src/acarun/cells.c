@@ -39,13 +39,6 @@ struct run {
     int64_t saved_at;
 };
 
-bool cells_is_notebook(const char *path)
-{
-    static const char suffix[] = ".ipynb";
-    size_t len = path ? strlen(path) : 0;
-    return len >= sizeof suffix && strcmp(path + len - (sizeof suffix - 1), suffix) == 0;
-}
-
 /* --- the file */
 
 static int read_file(const char *path, struct buf *out)
@@ -378,17 +371,6 @@ static int finish(struct run *r, int code)
     return r->failed ? EXIT_RAISED : EXIT_OK;
 }
 
-static int check_usage(const struct options *o)
-{
-    const char *wrong = o->args && *o->args ? "a notebook takes no arguments"
-                        : o->json           ? "--json is for scripts and code, not for notebooks"
-                                            : NULL;
-    if (!wrong)
-        return -1;
-    log_error("%s", wrong);
-    return EXIT_BAD_USAGE;
-}
-
 int cells_run(const struct options *o, const struct place *place, int signal_fd)
 {
     struct run r = {.given = o, .options = *o, .place = place, .signal_fd = signal_fd};
@@ -396,8 +378,7 @@ int cells_run(const struct options *o, const struct place *place, int signal_fd)
     r.options.script = NULL;
     r.options.in_kernel = true;
     r.saved_at = clock_ms();
-    int code = check_usage(o);
-    code = code < 0 ? load(&r) : code;
+    int code = load(&r);
     code = code < 0 ? choose_target(&r) : code;
     code = code < 0 ? set_start(&r) : code;
     code = code < 0 ? finish(&r, run_cells(&r)) : code;

@@ -4,9 +4,6 @@
 
 #include "acarun/task.h"
 
-/* Whether a script's name is a notebook's. */
-bool cells_is_notebook(const char *path);
-
 /* Runs options->script and writes the outputs back into it, or into the output directory. place: in
  * a mount, when its root is set. The exit code, after saying how it went. */
 int cells_run(const struct options *, const struct place *, int signal_fd);

@@ -10,6 +10,7 @@
 #include "acarun/batch.h"
 #include "acarun/cells.h"
 #include "acarun/exit.h"
+#include "acarun/mcp.h"
 #include "acarun/sanitize.h"
 #include "acarun/signals.h"
 #include "acarun/task.h"
@@ -212,7 +213,7 @@ static int run_command(struct acarun *a)
     const struct options *o = &a->options;
     if (o->jobs)
         return many_run(o, a->task.signal_fd);
-    if (cells_is_notebook(o->script))
+    if (options_notebook(o->script))
         return notebook_command(a);
     int code = o->script ? take_script(a) : take_code(a);
     code = code < 0 ? take_place(a) : code;
@@ -274,6 +275,11 @@ static int definition_command(struct acarun *a)
     return fflush(stdout) ? EXIT_NO_TERMINAL : EXIT_OK;
 }
 
+static int mcp_command(struct acarun *a)
+{
+    return mcp_run(&a->options, a->task.signal_fd);
+}
+
 bool task_is_plain(const struct task *t)
 {
     return t->code && !(t->options->args && *t->options->args) && !t->options->in_kernel;
@@ -296,6 +302,7 @@ int main(int argc, char **argv)
         [COMMAND_RUN] = run_command,
         [COMMAND_TOOL_DEFINITION] = definition_command,
         [COMMAND_TOOL_CALL] = call_command,
+        [COMMAND_MCP] = mcp_command,
     };
     struct acarun a = {0};
     log_init("acarun", LOG_LEVEL_INFO);

@@ -11,11 +11,12 @@
 static const char usage[] =
     "usage: acarun [OPTION…] SCRIPT [ARG…]      run a Python script in the session\n"
     "       acarun [OPTION…] -j N SCRIPT…       run several, N at a time\n"
-    "       acarun [OPTION…] NOTEBOOK.ipynb         run its cells, and put their outputs into it\n"
+    "       acarun [OPTION…] NOTEBOOK.ipynb     run its cells, and put their outputs into it\n"
     "       acarun [OPTION…] -c CODE [ARG…]     run code in the session's own interpreter,\n"
     "       acarun [OPTION…] - [ARG…]           where variables stay; - is standard input\n"
     "       acarun tool-definition --api API    a tool for language models, as JSON\n"
     "       acarun tool-call --api API          answer a tool call read from standard input\n"
+    "       acarun mcp [--files DIR]            serve tools to a language model (MCP, on stdio)\n"
     "\n"
     "A script in a mount runs in the session mounted there. Any other goes to the pool: into a\n"
     "session of its own that is deleted afterwards, or into the one named by --session. What it\n"
@@ -38,6 +39,7 @@ static const char usage[] =
     "      --with FILE       send that file to each session first; may be repeated\n"
     "      --fetch GLOB      bring files that a script made or changed to SCRIPT.files\n"
     "      --fail-fast       stop at the first that fails; --keep-going is the usual way\n"
+    "      --files DIR       let the tools of mcp read and write files in DIR; usually none\n"
     "  -a, --api API         chat (Chat Completions) or responses, for tool-…\n"
     "  -h, --help   this     -V, --version\n"
     "\n"
@@ -53,6 +55,7 @@ enum {
     OPTION_FAIL_FAST,
     OPTION_KEEP_GOING,
     OPTION_ALLOW_ERRORS,
+    OPTION_FILES,
 };
 
 static const struct option longs[] = {
@@ -62,6 +65,7 @@ static const struct option longs[] = {
     {"in-kernel", no_argument, NULL, 'k'},
     {"json", no_argument, NULL, OPTION_JSON},
     {"allow-errors", no_argument, NULL, OPTION_ALLOW_ERRORS},
+    {"files", required_argument, NULL, OPTION_FILES},
     {"output-dir", required_argument, NULL, 'd'},
     {"no-outputs", no_argument, NULL, 'n'},
     {"sanitize", no_argument, NULL, 'S'},
@@ -191,6 +195,9 @@ static int take(struct options *o, int c, char **argv)
     case OPTION_ALLOW_ERRORS:
         o->allow_errors = true;
         return -1;
+    case OPTION_FILES:
+        o->files = optarg;
+        return -1;
     case 'n':
         o->no_outputs = true;
         return -1;
@@ -218,6 +225,16 @@ static int take(struct options *o, int c, char **argv)
     default:
         return refuse(c, argv[optind - 1]);
     }
+}
+
+static int check_mcp(const struct options *o, int left)
+{
+    if (left || o->code)
+        return usage_error("mcp takes no script", "");
+    if (o->api || o->json || o->output_dir || o->no_outputs || o->in_kernel || o->allow_errors ||
+        o->jobs || o->spread || o->with.count || o->fetch.count || o->sanitize)
+        return usage_error("mcp takes --session, --pool, -o, --timeout, --files and --quiet", "");
+    return -1;
 }
 
 /* What takes no script: the tools for language models. */
@@ -251,9 +268,20 @@ static int check_many(struct options *o, int left, char **operands)
     for (int i = 0; i < left; i++) {
         if (strcmp(operands[i], "-") == 0)
             return usage_error("-j is for scripts, not for standard input", "");
+        if (options_notebook(operands[i]))
+            return usage_error("-j is for scripts, not for notebooks: ", operands[i]);
     }
     o->scripts = (const char *const *)operands;
     return -1;
+}
+
+static int check_notebook(const struct options *o)
+{
+    if (!options_notebook(o->script))
+        return o->allow_errors ? usage_error("--allow-errors is for notebooks", "") : -1;
+    if (*o->args)
+        return usage_error("a notebook takes no arguments", "");
+    return o->json ? usage_error("--json is for scripts and code, not for notebooks", "") : -1;
 }
 
 static int check_run(struct options *o, int left, char **operands)
@@ -276,7 +304,7 @@ static int check_run(struct options *o, int left, char **operands)
         return usage_error("--sanitize is for -c and -, not for scripts", "");
     if (o->no_outputs && o->output_dir)
         return usage_error("--no-outputs and --output-dir exclude each other", "");
-    return -1;
+    return check_notebook(o);
 }
 
 int options_parse(struct options *o, int argc, char **argv)
@@ -286,6 +314,8 @@ int options_parse(struct options *o, int argc, char **argv)
         o->command = COMMAND_TOOL_DEFINITION;
     else if (argc > 1 && strcmp(argv[1], "tool-call") == 0)
         o->command = COMMAND_TOOL_CALL;
+    else if (argc > 1 && strcmp(argv[1], "mcp") == 0)
+        o->command = COMMAND_MCP;
     if (o->command != COMMAND_RUN) {
         argc--;
         argv++;
@@ -299,7 +329,18 @@ int options_parse(struct options *o, int argc, char **argv)
             return code;
     }
     int left = argc - optind;
+    if (o->files && o->command != COMMAND_MCP)
+        return usage_error("--files is for mcp", "");
+    if (o->command == COMMAND_MCP)
+        return check_mcp(o, left);
     return o->command == COMMAND_RUN ? check_run(o, left, argv + optind) : check_tool(o, left);
+}
+
+bool options_notebook(const char *path)
+{
+    static const char suffix[] = ".ipynb";
+    size_t len = path ? strlen(path) : 0;
+    return len >= sizeof suffix && strcmp(path + len - (sizeof suffix - 1), suffix) == 0;
 }
 
 bool options_direct(const struct options *o)

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum command { COMMAND_RUN, COMMAND_TOOL_DEFINITION, COMMAND_TOOL_CALL };
+enum command { COMMAND_RUN, COMMAND_TOOL_DEFINITION, COMMAND_TOOL_CALL, COMMAND_MCP };
 enum tool_api { TOOL_API_NONE, TOOL_API_CHAT, TOOL_API_RESPONSES };
 
 enum { OPTIONS_MAX = 64, JOBS_MAX = 64 };
@@ -23,6 +23,7 @@ struct options {
     const char *settings[OPTIONS_MAX]; /* -o */
     size_t setting_count;
     const char *output_dir;
+    const char *files; /* the directory that mcp shares, or NULL */
     bool in_kernel, json, sanitize, quiet;
     bool allow_errors; /* of a notebook's cells */
     bool no_outputs;
@@ -39,6 +40,9 @@ struct options {
 
 /* -1 to go on, else the exit code: help or the version was printed, or what is wrong was said. */
 int options_parse(struct options *, int argc, char **argv);
+
+/* Whether a script's name is a notebook's; NULL: no. */
+bool options_notebook(const char *path);
 
 /* Whether a pool or a session was named, so that no mount is asked. */
 bool options_direct(const struct options *);

@@ -22,14 +22,14 @@ static int print(const cJSON *json, struct buf *out)
     return text ? buf_addf(out, "%s\n", text) : -ENOMEM;
 }
 
-int tool_definition(enum tool_api api, struct buf *out)
+const char *tool_about(void)
 {
-    _cleanup_json_ cJSON *tool = cJSON_CreateObject();
-    cJSON_AddStringToObject(tool, "type", "function");
-    cJSON *function = api == TOOL_API_CHAT ? cJSON_AddObjectToObject(tool, "function") : tool;
-    cJSON_AddStringToObject(function, "name", tool_name);
-    cJSON_AddStringToObject(function, "description", about_tool);
-    cJSON *parameters = cJSON_AddObjectToObject(function, "parameters");
+    return about_tool;
+}
+
+cJSON *tool_schema(void)
+{
+    cJSON *parameters = cJSON_CreateObject();
     cJSON_AddStringToObject(parameters, "type", "object");
     cJSON *properties = cJSON_AddObjectToObject(parameters, "properties");
     cJSON *code = cJSON_AddObjectToObject(properties, "python_code");
@@ -37,6 +37,17 @@ int tool_definition(enum tool_api api, struct buf *out)
     cJSON_AddStringToObject(code, "description", about_code);
     cJSON *required = cJSON_AddArrayToObject(parameters, "required");
     cJSON_AddItemToArray(required, cJSON_CreateString("python_code"));
+    return parameters;
+}
+
+int tool_definition(enum tool_api api, struct buf *out)
+{
+    _cleanup_json_ cJSON *tool = cJSON_CreateObject();
+    cJSON_AddStringToObject(tool, "type", "function");
+    cJSON *function = api == TOOL_API_CHAT ? cJSON_AddObjectToObject(tool, "function") : tool;
+    cJSON_AddStringToObject(function, "name", tool_name);
+    cJSON_AddStringToObject(function, "description", about_tool);
+    cJSON_AddItemToObject(function, "parameters", tool_schema());
     return print(tool, out);
 }
 
@@ -90,9 +101,8 @@ int tool_call_parse(enum tool_api api, const char *text, size_t len, struct tool
 
 /* --- the answer */
 
-/* What the model reads: JSON in a string. */
-static int add_content(const struct report *r, const struct buf *out, const struct buf *err,
-                       struct buf *text)
+int tool_content(const struct report *r, const struct buf *out, const struct buf *err,
+                 struct buf *text)
 {
     _cleanup_free_ char *value = r->value ? cJSON_PrintUnformatted(r->value) : strdup("null");
     const char *said = err->data;
@@ -113,7 +123,7 @@ int tool_answer(enum tool_api api, const struct tool_call *c, const struct repor
 {
     _cleanup_json_ cJSON *message = cJSON_CreateObject();
     _cleanup_buf_ struct buf text = {0};
-    int err = r ? add_content(r, stdout_text, stderr_text, &text)
+    int err = r ? tool_content(r, stdout_text, stderr_text, &text)
                 : buf_addf(&text, "{\"error\": \"%s\"}", c->wrong);
     if (err)
         return err;

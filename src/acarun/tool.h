@@ -18,6 +18,15 @@ void tool_call_free(struct tool_call *);
 int tool_call_parse(enum tool_api, const char *text, size_t len, struct tool_call *,
                     const char **why);
 
+/* What it takes, as a JSON schema, and what it is for. NULL when out of memory. */
+cJSON *tool_schema(void);
+const char *tool_about(void);
+
+/* What the model reads: a JSON object of result, stdout and stderr. The message of the report
+ * stands in for a stderr that is empty. 0 or -ENOMEM. */
+int tool_content(const struct report *, const struct buf *stdout_text,
+                 const struct buf *stderr_text, struct buf *out);
+
 /* The message that answers a call, as JSON with '\n': what the code gave, without image data, or
  * (report NULL) what was wrong with the call. 0 or -ENOMEM. */
 int tool_answer(enum tool_api, const struct tool_call *, const struct report *,
