@@ -297,7 +297,7 @@ def test_images(client):
     images = result["content"][1:]
     assert [(each["type"], each["mimeType"]) for each in images] == [("image", "image/png")] * 2, result
     assert all(base64.b64decode(each["data"]).startswith(PNG) for each in images)
-    assert "base64_data" not in text(result)
+    assert json.loads(text(result))["result"] == {"type": "image", "format": "png"}
 
 
 def test_output_of_any_length_and_bytes(client):

@@ -40,10 +40,22 @@ static void put_out(void *arg, int stream, const void *data, size_t len)
         log_error("out of memory: output is lost");
 }
 
+/* The value, without the names of image files: there are none here, the images follow. */
+static cJSON *shown_value(const struct job_result *r)
+{
+    cJSON *value = r->value ? cJSON_Duplicate(r->value, true) : NULL;
+    const char *type = json_string(value, "type");
+    if (r->image_count && type && strcmp(type, "image") == 0) {
+        cJSON_DeleteItemFromObjectCaseSensitive(value, "file");
+        cJSON_DeleteItemFromObjectCaseSensitive(value, "files");
+    }
+    return value;
+}
+
 static cJSON *code_result(const struct call *c, const struct job_result *r)
 {
-    const struct report report = {
-        .exit_code = r->exit_code, .message = r->message, .value = r->value};
+    _cleanup_json_ cJSON *value = shown_value(r);
+    const struct report report = {.exit_code = r->exit_code, .message = r->message, .value = value};
     cJSON *result = content_code(c->mcp->version, &report, &c->out, &c->err);
     for (size_t i = 0; result && i < r->image_count; i++)
         content_add_image(result, r->images[i].extension, &r->images[i].bytes);
