@@ -90,10 +90,10 @@ def test_acapool():
 
 @pytest.mark.skipif(not process.ACARUN.exists(), reason="not built")
 def test_acarun(tmp_path):
-    for name in ("a.py", "b.txt"):
+    for name in ("a.py", "b.txt", "b.ipynb"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
-    assert set(complete("acarun ", tmp_path)) == {"a.py", "folder", "tool-definition", "tool-call"}
+    assert set(complete("acarun ", tmp_path)) == {"a.py", "b.ipynb", "folder", "tool-definition", "tool-call", "mcp"}
     assert complete("acarun --in") == ["--in-kernel"]
     assert complete("acarun --api ") == ["chat", "responses"]
     assert complete("acarun -o cache-s") == ["cache-size="]

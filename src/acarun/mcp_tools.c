@@ -278,7 +278,8 @@ static void downloaded(void *arg, const struct session_error *e)
 
 static void download(struct call *c)
 {
-    const struct session_sink sink = {head, data, downloaded, c};
+    const struct session_sink sink = {
+        .on_head = head, .on_data = data, .done = downloaded, .arg = c};
     const char *local = json_string(c->arguments, "local_path");
     if (local && !shares(c))
         return;
