@@ -1,6 +1,7 @@
 """The service ends a session under the mount, and the same identifier is a new, empty one."""
 
 import os
+import uuid
 
 import pytest
 
@@ -112,3 +113,14 @@ def test_a_session_that_is_kept_alive_outlives_its_cooldown(own_pool, mounts):
     wait_for(lambda: other.session not in str(pool.request("GET", "listSessions").json()), 30, every=0.5)
     assert mount.status()["etag"] == etag and mount.status()["recycled"] == 0
     assert (mount / "a").read_text() == "a"
+
+
+def test_the_session_of_the_pool_on_this_machine_lives_as_long_as_its_mount(own_pool, mounts):
+    pool = own_pool(options=["--cooldown", "4"])
+    mount = mounts(pool=pool)
+    (mount / "a").write_text("a")
+    mount.sync()
+    other = str(uuid.uuid4())
+    pool.write(other, "b", b"b")
+    wait_for(lambda: other not in str(pool.request("GET", "listSessions").json()), 30, every=0.5)
+    assert mount.status()["recycled"] == 0 and (mount / "a").read_text() == "a"
