@@ -436,15 +436,16 @@ def test_cancel_of_a_deaf_script_kills_it(jobs, pool, session, options):
     assert jobs("-k", "-c", "1").end().value == 1  # the session lives
 
 
-def test_cancel_at_once(jobs, pool, session):
+@pytest.mark.parametrize("moment", ["API version", "helper: 1"])
+def test_cancel_at_once(jobs, pool, session, moment):
+    """Before the start was sent, and while it is on its way."""
     pool.write(session, "script.py", LOOP.encode())
     for _ in range(5):
         job = jobs("script.py")
-        wait_for(lambda: "session" in job.files["log"].read_text() or True, 5)
+        wait_for(lambda: moment in job.files["log"].read_text(), 20, every=0.0005)
         job.signal(signal.SIGINT)
-        if job.process.wait(30) == -signal.SIGINT:
-            continue  # it was not even ready to hear of it
-        assert json.loads(job.files["report"].read_text())["exit_code"] == 130, job
+        job.end()
+        assert (job.state, job.exit_code) == ("canceled", 130), job
 
 
 def test_an_abandoned_job_is_ended(jobs, pool, session):
