@@ -280,11 +280,6 @@ static int mcp_command(struct acarun *a)
     return mcp_run(&a->options, a->task.signal_fd);
 }
 
-bool task_is_plain(const struct task *t)
-{
-    return t->code && !(t->options->args && *t->options->args) && !t->options->in_kernel;
-}
-
 static void acarun_free(struct acarun *a)
 {
     output_free(a->task.output);

@@ -20,7 +20,10 @@ struct task {
 };
 
 /* Whether code goes as it is: see struct job_spec. */
-bool task_is_plain(const struct task *);
+static inline bool task_is_plain(const struct task *t)
+{
+    return t->code && !(t->options->args && *t->options->args) && !t->options->in_kernel;
+}
 
 /* Each runs it to its end: -1 when the report tells how that was, else the exit code, after saying
  * why. */

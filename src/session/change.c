@@ -206,21 +206,12 @@ static void unlink_begin(struct session_call *c)
 {
     struct ask_call *k = (struct ask_call *)c;
     struct session *s = c->session;
-    bool below = strchr(k->path, '/') != NULL;
-    if (!session_path_plain(s, k->path) || (below && s->subdirectories != PATH_GOOD)) {
+    if (!path_by_file_calls(s, k->path))
         ask_begin(c);
-        return;
-    }
-    if (s->shape.old) {
+    else if (s->shape.old)
         delete_file(c);
-        return;
-    }
-    struct http_request r = {.kind = HTTP_KIND_STAT,
-                             .method = "GET",
-                             .retry = HTTP_RETRY_SAFE,
-                             .deadline_ms = call_left(c)};
-    wire_defaults(s, &r);
-    call_send(c, &r, url_file(s, k->path, false), kind_told);
+    else
+        call_stat(c, k->path, kind_told);
 }
 
 struct session_call *session_unlink(struct session *s, const char *path, session_done_fn *done,

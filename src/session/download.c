@@ -311,12 +311,7 @@ static void download_begin(struct session_call *c)
         ask_piece(c);
     } else if (below && s->content == PATH_UNKNOWN) {
         d->unverified = true;
-        struct http_request r = {.kind = HTTP_KIND_STAT,
-                                 .method = "GET",
-                                 .retry = HTTP_RETRY_SAFE,
-                                 .deadline_ms = call_left(c)};
-        wire_defaults(s, &r);
-        call_send(c, &r, url_file(s, path_base(d->path), false), top_known);
+        call_stat(c, path_base(d->path), top_known);
     } else {
         get_content(c, d->path);
     }

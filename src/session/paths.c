@@ -106,6 +106,12 @@ bool directory_plain(const struct session *s, const char *path)
     }
 }
 
+bool path_by_file_calls(const struct session *s, const char *path)
+{
+    bool below = strchr(path, '/') != NULL;
+    return session_path_plain(s, path) && (!below || s->subdirectories == PATH_GOOD);
+}
+
 bool session_path_plain(const struct session *s, const char *path)
 {
     if (!*path || !path_ok(path))

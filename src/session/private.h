@@ -156,11 +156,18 @@ char *url_execution(const struct session *, const char *id);
 /* --- download.c: Content-Range: bytes 5-9/10; *size is -1 for an unknown one ('*'). */
 bool content_range(const char *text, uint64_t *start, int64_t *size);
 
+/* --- stat.c */
+/* The next step is asking what one name is: GET files/{name}. */
+void call_stat(struct session_call *, const char *path, step_fn *);
+
 /* --- paths.c */
 bool path_ok(const char *path); /* parts joined by '/', none of them empty, "." or ".." */
 bool directory_plain(const struct session *, const char *path);
 char *path_parent(const char *path); /* malloc'd */
 const char *path_base(const char *path);
+/* Whether the file calls are the way to change or look at this path: in directories only once `path`
+ * is known to be understood. */
+bool path_by_file_calls(const struct session *, const char *path);
 /* Whether an answer says that the file calls can't take this name. */
 bool name_refused(const struct session_call *, const char *path);
 /* prefix, one of these two, and 16 hex digits. */

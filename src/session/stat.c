@@ -9,6 +9,16 @@
 
 #include "util/json.h"
 
+void call_stat(struct session_call *c, const char *path, step_fn *step)
+{
+    struct http_request r = {.kind = HTTP_KIND_STAT,
+                             .method = "GET",
+                             .retry = HTTP_RETRY_SAFE,
+                             .deadline_ms = call_left(c)};
+    wire_defaults(c->session, &r);
+    call_send(c, &r, url_file(c->session, path, false), step);
+}
+
 struct stat_call {
     struct session_call call;
     session_entry_fn *fn;
@@ -60,18 +70,10 @@ static void told(struct session_call *c, const struct answer *a)
 static void stat_begin(struct session_call *c)
 {
     struct stat_call *k = (struct stat_call *)c;
-    struct session *s = c->session;
-    bool below = strchr(k->path, '/') != NULL;
-    if (!session_path_plain(s, k->path) || (below && s->subdirectories != PATH_GOOD)) {
+    if (path_by_file_calls(c->session, k->path))
+        call_stat(c, k->path, told);
+    else
         ask_helper(c);
-        return;
-    }
-    struct http_request r = {.kind = HTTP_KIND_STAT,
-                             .method = "GET",
-                             .retry = HTTP_RETRY_SAFE,
-                             .deadline_ms = call_left(c)};
-    wire_defaults(s, &r);
-    call_send(c, &r, url_file(s, k->path, false), told);
 }
 
 struct session_call *session_stat(struct session *s, const char *path, session_entry_fn *fn,
