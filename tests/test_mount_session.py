@@ -305,3 +305,20 @@ def test_output_can_be_followed_while_it_runs(mount):
         assert out.read(100) == b"done\n"
         assert out.read(100) == b""
     assert mount.control(f"wait {number}")["state"] == "succeeded"
+
+
+def test_what_others_made_longer_is_read_whole(mounts):
+    """The attributes from before are still believed; a mix of new bytes and the old size would be neither file."""
+    mount = mounts(options=["attr-timeout=600"])
+    mount.pool.write(mount.session, "a", b"old!")
+    mount.control("refresh")
+    assert os.stat(mount / "a").st_size == 4
+    mount.pool.write(mount.session, "a", b"new and longer")
+    assert (mount / "a").read_bytes() == b"new and longer"
+    assert os.stat(mount / "a").st_size == 14
+    mount.pool.write(mount.session, "b", b"old and longer")
+    mount.control("refresh")
+    assert os.stat(mount / "b").st_size == 14
+    mount.pool.write(mount.session, "b", b"new")
+    assert (mount / "b").read_bytes() == b"new"
+    assert run(["cat", mount / "b"]).stdout == "new"

@@ -111,9 +111,20 @@ static void content_changed(void *arg, struct inode *inode)
     add(arg, inode->id, NULL);
 }
 
+/* Waits for no lock of the kernel's, so it is sent from here. */
+static void attributes_changed(void *arg, struct inode *inode)
+{
+    const struct mount *m = ((struct notifier *)arg)->mount;
+    if (m->fuse && !m->ending)
+        fuse_lowlevel_notify_inval_inode(m->fuse, inode->id, -1, 0);
+}
+
 struct store_events notifier_events(struct notifier *n)
 {
-    return (struct store_events){.entry = entry_changed, .content = content_changed, .arg = n};
+    return (struct store_events){.entry = entry_changed,
+                                 .content = content_changed,
+                                 .attributes = attributes_changed,
+                                 .arg = n};
 }
 
 int notifier_flush(struct notifier *n, struct waiter *w, uint64_t *ticket)

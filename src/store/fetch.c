@@ -68,6 +68,23 @@ static bool same_file(const struct file *f, int64_t size, const struct timespec 
     return version_same(&told, &now);
 }
 
+/* The server's file is another by now than the listing said: this is how long it is. When it is
+ * longer, the kernel must hear of it before the first bytes, or it cuts the new content where the old
+ * one ended. That a read came to the end early, the kernel sees itself, and only then. */
+static void learn_size(struct file *f)
+{
+    struct inode *inode = f->inode;
+    const struct store_events *events = &f->store->options.events;
+    if (inode->size == f->expected)
+        return;
+    bool grew = inode->size >= 0 && inode->size < f->expected;
+    inode->size = f->expected;
+    inode->base = (struct version){.size = inode->size, .mtime = {.tv_nsec = -1}};
+    f->version = inode->base;
+    if (grew && events->attributes && inode->nlookup)
+        events->attributes(events->arg, inode);
+}
+
 static int stream_head(void *arg, uint64_t start, int64_t size, const struct timespec *mtime)
 {
     struct stream *st = arg;
@@ -83,8 +100,10 @@ static int stream_head(void *arg, uint64_t start, int64_t size, const struct tim
         st->stop = UINT64_MAX;
     }
     st->position = start;
-    if (size >= 0)
+    if (size >= 0) {
         f->expected = size;
+        learn_size(f);
+    }
     if (mtime)
         f->served = *mtime;
     return 0;
@@ -122,13 +141,8 @@ static int stream_data(void *arg, const void *data, size_t len)
 
 static void become_whole(struct file *f)
 {
-    struct inode *inode = f->inode;
-    if (ftruncate(f->fd, (off_t)f->expected) == 0 && inode->size != f->expected) {
-        /* The server's file is another by now than the listing said: this is what it is. */
-        inode->size = f->expected;
-        inode->base = (struct version){.size = inode->size, .mtime = {.tv_nsec = -1}};
-        f->version = inode->base;
-    }
+    if (ftruncate(f->fd, (off_t)f->expected) == 0)
+        learn_size(f);
     f->state = FILE_WHOLE;
     f->restarts = 0;
     file_account(f, (uint64_t)f->expected);

@@ -37,6 +37,7 @@ struct change;
 struct store_events {
     void (*entry)(void *arg, struct inode *dir, const char *name);
     void (*content)(void *arg, struct inode *inode);
+    void (*attributes)(void *arg, struct inode *inode); /* before this returns */
     void *arg;
 };
 
