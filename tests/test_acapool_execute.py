@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -10,7 +11,7 @@ import uuid
 
 import pytest
 
-from clients.server import Server, Session, wait_until
+from clients.server import ACAPOOL, Server, Session, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -616,7 +617,8 @@ def test_a_session_of_an_ordinary_user(tmp_path):
     for parent in [folder, *folder.parents]:
         if not os.stat(parent).st_mode & 0o001 and str(parent) != "/":
             os.chmod(parent, os.stat(parent).st_mode | 0o111)
-    with Server(folder, user=65534) as server:
+    program = shutil.copy(ACAPOOL, folder)  # the checkout may be in a home that others can't enter
+    with Server(folder, user=65534, program=program) as server:
         session = server.session()
         session.put("a", b"from outside")
         assert session.run("import os\nopen('a', 'a').write(', and inside'); os.mkdir('closed', 0); os.getuid()") == 1000

@@ -67,14 +67,14 @@ class UnixConnection(http.client.HTTPConnection):
 class Server:
     """A running acapool; options as on its command line."""
 
-    def __init__(self, folder, *options, tcp=False, user=None, env=None):
+    def __init__(self, folder, *options, tcp=False, user=None, env=None, program=ACAPOOL):
         self.folder = Path(folder)
         self.folder.mkdir(exist_ok=True, parents=True)
         self.log = self.folder / "log"
         self.path = None if tcp else self.folder / "s/pool.sock"
         where = ["--listen", "127.0.0.1:0"] if tcp else ["--socket", self.path]
         ready, write = os.pipe()
-        command = [str(part) for part in (ACAPOOL, *where, "--ready-fd", write, *options)]
+        command = [str(part) for part in (program, *where, "--ready-fd", write, *options)]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, pass_fds=[write],
