@@ -16,6 +16,7 @@
 #include "acafs/control.h"
 #include "acafs/mount.h"
 #include "acafs/notify.h"
+#include "acafs/passthrough.h"
 #include "acafs/request.h"
 #include "acafs/service.h"
 #include "util/cleanup.h"
@@ -514,6 +515,7 @@ static void tear_down(struct daemon *d)
     if (m->fuse)
         fuse_session_unmount(m->fuse); /* or only forgets the mount point, where it is gone */
     mount_close_directories(m);
+    passthrough_free(m);
     autorun_free(m->autorun);
     control_free(m->control);
     if (m->store)

@@ -14,6 +14,7 @@ struct autorun;
 struct control;
 struct dir_handle;
 struct notifier;
+struct passthrough;
 
 struct mount {
     const struct config *config;
@@ -26,10 +27,12 @@ struct mount {
     struct notifier *notifier;
     struct fuse_session *fuse;
     struct loop_fd *fuse_fd;
-    struct request *requests;       /* being waited for */
-    struct dir_handle *directories; /* open */
-    bool ending;                    /* every request is refused */
-    uid_t owner;                    /* who mounted: owns .acafs */
+    struct request *requests;        /* being waited for */
+    struct dir_handle *directories;  /* open */
+    struct passthrough *passthrough; /* files that the kernel reads by itself */
+    bool may_pass_through;
+    bool ending; /* every request is refused */
+    uid_t owner; /* who mounted: owns .acafs */
     gid_t owner_group;
     time_t since;
 };

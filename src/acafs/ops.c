@@ -14,6 +14,7 @@
 
 #include "acafs/autorun.h"
 #include "acafs/control.h"
+#include "acafs/passthrough.h"
 #include "acafs/request.h"
 #include "util/log.h"
 
@@ -406,6 +407,12 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 /* fi->fh of regular files: whether closing it is a reason to send. */
 enum { HANDLE_READS, HANDLE_WRITES };
 
+static void close_file(struct mount *m, fuse_req_t req, struct inode *inode, uint64_t handle)
+{
+    passthrough_close(m, req, inode, handle == HANDLE_WRITES);
+    store_close(m->store, inode);
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct mount *m = mount_of(req);
@@ -425,8 +432,9 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     fi->fh = (fi->flags & O_ACCMODE) == O_RDONLY ? HANDLE_READS : HANDLE_WRITES;
     fi->keep_cache = keep;
     fi->direct_io = inode->size < 0; /* read until it ends: no listing told its size */
+    passthrough_open(m, req, inode, fi);
     if (fuse_reply_open(req, fi))
-        store_close(m->store, inode);
+        close_file(m, req, inode, fi->fh);
     else if (fi->fh == HANDLE_WRITES)
         autorun_opened(m->autorun, inode, fi->flags & O_TRUNC);
 }
@@ -451,8 +459,9 @@ static int step_create(struct request *r)
     struct fuse_entry_param e;
     fill_entry(m, inode, &e);
     inode_looked_up(inode);
+    passthrough_open(m, r->req, inode, &r->fi);
     if (fuse_reply_create(r->req, &e, &r->fi)) {
-        store_close(m->store, inode);
+        close_file(m, r->req, inode, HANDLE_WRITES);
         inode_forget(store_inodes(m->store), inode, 1);
     } else {
         autorun_opened(m->autorun, inode, true);
@@ -634,7 +643,7 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         return;
     if (fi->fh == HANDLE_WRITES)
         autorun_closed(m->autorun, inode);
-    store_close(m->store, inode);
+    close_file(m, req, inode, fi->fh);
     fuse_reply_err(req, 0);
 }
 
@@ -836,6 +845,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     conn->max_readahead = 1 << 20;
     conn->max_background = 64;
     conn->congestion_threshold = 48;
+    passthrough_init(userdata, conn);
 }
 
 const struct fuse_lowlevel_ops mount_ops = {

@@ -33,7 +33,7 @@ bool file_idle(const struct file *f)
 bool file_outdated(const struct file *f)
 {
     bool settled = f->state == FILE_WHOLE || (f->state == FILE_FILLING && !f->streams);
-    return settled && !version_same(&f->version, &f->inode->base);
+    return settled && !f->backed && !version_same(&f->version, &f->inode->base);
 }
 
 /* --- streams */

@@ -95,6 +95,7 @@ struct file {
     int fd;         /* in the cache directory, nameless until kept; -1 while ABSENT */
     uint64_t bytes; /* counted against the cache's size */
     unsigned opens;
+    bool backed; /* the kernel reads at fd by itself */
 
     struct stream *streams;
     unsigned stream_count;

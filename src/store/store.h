@@ -98,6 +98,14 @@ void store_stat(const struct inode *, struct stat *);
  * fetching what was there. */
 int store_open(struct store *, struct inode *, bool trunc, bool *keep);
 void store_close(struct store *, struct inode *);
+/* Lends the content of an inode that is open once, complete and clean, to a reader that does not
+ * come here: a descriptor, borrowed, and when it was last written; or -1. Until store_unback() it
+ * stays in that place. */
+int store_back(struct inode *, struct timespec *written);
+void store_unback(struct inode *);
+/* Somebody to whom it was lent may have changed it: then it goes to the server. *written is
+ * set anew. */
+void store_written_past(struct store *, struct inode *, struct timespec *written);
 /* A new regular file, open, which the server hears of at its first flush. */
 int store_create(struct store *, struct waiter *, struct inode *dir, const char *name, mode_t mode,
                  struct inode **out);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/log.h"
@@ -136,7 +137,7 @@ int store_truncate(struct store *s, struct waiter *w, struct inode *inode, uint6
         return -ENOMEM;
     int err;
     bool unsafe = f->state == FILE_DIRTY && !f->content; /* no crash would leave it */
-    if (size > 0 || unsafe) {
+    if (size > 0 || unsafe || f->backed) {
         if ((err = store_file_whole(s, w, inode)) || (err = file_reserve(f, size)))
             return err;
         if (ftruncate(f->fd, (off_t)size))
@@ -151,4 +152,43 @@ int store_truncate(struct store *s, struct waiter *w, struct inode *inode, uint6
     inode->size = (int64_t)size;
     file_account(f, size);
     return 0;
+}
+
+/* --- for readers that do not come here */
+
+static struct timespec written_at(const struct file *f)
+{
+    struct stat st;
+    return fstat(f->fd, &st) ? (struct timespec){.tv_nsec = -1} : st.st_mtim;
+}
+
+int store_back(struct inode *inode, struct timespec *written)
+{
+    struct file *f = inode->file;
+    if (!f || f->opens != 1 || f->state != FILE_WHOLE || f->backed || file_outdated(f))
+        return -1;
+    *written = written_at(f);
+    if (written->tv_nsec < 0)
+        return -1;
+    f->backed = true;
+    return f->fd;
+}
+
+void store_unback(struct inode *inode)
+{
+    if (inode->file)
+        inode->file->backed = false;
+}
+
+void store_written_past(struct store *s, struct inode *inode, struct timespec *written)
+{
+    struct file *f = inode->file;
+    struct timespec now = f && f->fd >= 0 ? written_at(f) : *written;
+    if (now.tv_sec == written->tv_sec && now.tv_nsec == written->tv_nsec)
+        return;
+    *written = now;
+    content_changed(f);
+    int err = file_keep(f);
+    if (err)
+        log_error("%s: what was written is not safe here: %s", inode->name, strerror(-err));
 }
