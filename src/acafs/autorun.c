@@ -111,7 +111,7 @@ static uint64_t hash_of(struct autorun *a, struct inode *inode)
         hash = add_to_hash(hash, block, (size_t)n);
         at += (uint64_t)n;
     }
-    store_leave(s, &w);
+    waiter_leave(&w);
     if (err || size > HASH_MAX)
         hash = add_to_hash(hash, (const unsigned char *)&inode->mtime, sizeof inode->mtime);
     return hash ? hash : 1;

@@ -195,7 +195,7 @@ static void session_deleted(void *arg, const struct session_error *e)
     if (e->err && e->err != -ENOENT)
         reply_error(c, e->err, e->message ? e->message : strerror(-e->err));
     store_invalidate(c->mount->store);
-    waitq_wake(store_wakeup(c->mount->store), &c->asked, 0);
+    waitq_wake(&c->mount->volume->wakeup, &c->asked, 0);
 }
 
 static int step_delete(struct command *c)
@@ -256,7 +256,7 @@ int command_step(struct command *c)
 void command_end(struct command *c)
 {
     if (c->mount)
-        store_leave(c->mount->store, c->waiter);
+        waiter_leave(c->waiter);
     if (c->call)
         session_cancel(c->call);
     cJSON_Delete(c->reply);

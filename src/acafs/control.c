@@ -115,15 +115,21 @@ static bool exists(const struct control *c, fuse_ino_t ino)
 static void fill_stat(const struct control *c, fuse_ino_t ino, struct stat *st)
 {
     *st = (struct stat){
-        .st_ino = ino,
+        .st_ino = mount_ino(c->mount, ino),
         .st_mode = mode_of(ino),
         .st_nlink = is_dir(ino) ? 2 : 1,
-        .st_uid = c->mount->owner,
-        .st_gid = c->mount->owner_group,
-        .st_mtim.tv_sec = c->mount->since,
-        .st_ctim.tv_sec = c->mount->since,
-        .st_atim.tv_sec = c->mount->since,
+        .st_uid = c->mount->volume->owner,
+        .st_gid = c->mount->volume->owner_group,
+        .st_mtim.tv_sec = c->mount->volume->since,
+        .st_ctim.tv_sec = c->mount->volume->since,
+        .st_atim.tv_sec = c->mount->volume->since,
     };
+}
+
+static void fill_entry(const struct control *c, fuse_ino_t ino, struct fuse_entry_param *e)
+{
+    *e = (struct fuse_entry_param){.ino = mount_ino(c->mount, ino)};
+    fill_stat(c, ino, &e->attr);
 }
 
 static fuse_ino_t find_fixed(const char *name)
@@ -167,12 +173,13 @@ static fuse_ino_t find(const struct control *c, fuse_ino_t parent, const char *n
 
 void control_lookup(struct control *c, fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    struct fuse_entry_param e = {.ino = find(c, parent, name)};
-    if (!e.ino) {
+    fuse_ino_t ino = find(c, parent, name);
+    if (!ino) {
         fuse_reply_err(req, ENOENT);
         return;
     }
-    fill_stat(c, e.ino, &e.attr);
+    struct fuse_entry_param e;
+    fill_entry(c, ino, &e);
     fuse_reply_entry(req, &e);
 }
 
@@ -233,8 +240,8 @@ void control_readdir(struct control *c, fuse_req_t req, fuse_ino_t dir, size_t s
     fuse_ino_t ino;
     uint64_t at = (uint64_t)offset, next;
     while (next_entry(c, dir, at, name, &ino, &next)) {
-        struct fuse_entry_param e = {.ino = ino};
-        fill_stat(c, ino, &e.attr);
+        struct fuse_entry_param e;
+        fill_entry(c, ino, &e);
         size_t room = size - out.len;
         size_t used =
             plus ? fuse_add_direntry_plus(req, out.data + out.len, room, name, &e, (off_t)next)
@@ -408,7 +415,7 @@ static void finish(struct handle *h)
     if (text)
         buf_addf(&h->text, "%s\n", text);
     h->busy = false;
-    waitq_wake(store_wakeup(h->control->mount->store), &h->done, 0);
+    waitq_wake(&h->control->mount->volume->wakeup, &h->done, 0);
 }
 
 static void command_woken(struct waiter *w)
@@ -516,10 +523,10 @@ void control_flush(struct control *c, fuse_req_t req, struct fuse_file_info *fi)
 void control_release(struct control *c, fuse_req_t req, struct fuse_file_info *fi)
 {
     struct handle *h = handle_of(fi);
-    waitq_wake(store_wakeup(c->mount->store), &h->done, 0);
+    waitq_wake(&c->mount->volume->wakeup, &h->done, 0);
     handle_free(h);
     if (!c->handles)
-        waitq_wake(store_wakeup(c->mount->store), &c->closed, 0);
+        waitq_wake(&c->mount->volume->wakeup, &c->closed, 0);
     fuse_reply_err(req, 0);
 }
 
@@ -532,7 +539,7 @@ static void waited_enough(void *arg)
 {
     struct control *c = arg;
     c->goodbye_due = false;
-    waitq_wake(store_wakeup(c->mount->store), &c->closed, 0);
+    waitq_wake(&c->mount->volume->wakeup, &c->closed, 0);
 }
 
 int control_drain(struct control *c, struct waiter *w)

@@ -18,7 +18,7 @@ int control_drain(struct control *, struct waiter *);
 /* A new JSON object: what .acafs/status says. */
 cJSON *control_status(const struct control *);
 
-/* Whether an inode number is one of the control directory's. */
+/* Whether an inode number (of mount_id()) is one of the control directory's. */
 bool control_owns(fuse_ino_t);
 
 /* The FUSE operations there; each answers the request, now or later. */

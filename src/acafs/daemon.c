@@ -12,11 +12,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "acafs/autorun.h"
+#include <utlist.h>
+
 #include "acafs/control.h"
 #include "acafs/mount.h"
 #include "acafs/notify.h"
-#include "acafs/passthrough.h"
 #include "acafs/request.h"
 #include "acafs/service.h"
 #include "util/cleanup.h"
@@ -37,7 +37,8 @@ enum {
 enum phase { CONNECTING, SERVING, DRAINING, ENDING };
 
 struct daemon {
-    struct mount mount;
+    struct volume volume;
+    struct mount *mount; /* the session, when it is one */
     const struct daemon_options *options;
     enum phase phase;
     int ready_fd; /* tells the waiting parent the exit code; -1: nobody waits */
@@ -65,12 +66,6 @@ static void prepare_process(void)
     }
 }
 
-static int tell(int err, const char *what, const char *why)
-{
-    log_error("%s: %s", what, why ? why : strerror(-err));
-    return err;
-}
-
 static int exit_code(int err)
 {
     switch (err) {
@@ -94,54 +89,31 @@ static int exit_code(int err)
     }
 }
 
-static int new_client(struct mount *m)
+static int new_client(struct volume *v)
 {
     _cleanup_free_ char *why = NULL;
     int err =
-        client_new(&m->client, m->loop, m->config, "acafs/" ACAFS_VERSION " (Language=C)", &why);
+        client_new(&v->client, v->loop, v->config, "acafs/" ACAFS_VERSION " (Language=C)", &why);
     if (err)
         log_error("%s", why ? why : strerror(-err));
     return err;
 }
 
-static int new_store(struct mount *m)
+static int new_mount(struct daemon *d)
 {
-    const struct config *c = m->config;
-    if (!(m->notifier = notifier_new(m)))
-        return -ENOMEM;
-    const struct store_options options = {
-        .cache_dir = c->cache_dir,
-        .cache_size = c->cache_size,
-        .attr_timeout_ms = c->attr_timeout_ms,
-        .max_uploads = c->max_transfers,
-        .uid = c->uid == (uid_t)-1 ? m->owner : c->uid,
-        .gid = c->gid == (gid_t)-1 ? m->owner_group : c->gid,
-        .umask = c->umask,
-        .restore = c->restore,
-        .keepalive = c->keepalive || client_is_local(c), /* costs nothing there */
-        .events = notifier_events(m->notifier),
-    };
-    _cleanup_free_ char *why = NULL;
-    int err = store_new(m->loop, m->client.session, &options, &m->store, &why);
-    if (err == -EBUSY)
-        log_error("%s", why ? why : "this session is mounted already on this machine");
-    else if (err)
-        tell(err, "cache", why);
-    if (err)
-        return err;
-    if (!(m->control = control_new(m)))
-        return -ENOMEM;
-    if (c->autorun && !(m->autorun = autorun_new(m, control_jobs(m->control), c->autorun)))
-        return -ENOMEM;
-    return 0;
+    struct session *session = d->volume.client.session;
+    d->volume.client.session = NULL;
+    return mount_new(&d->volume, 0, session, &d->mount);
 }
 
 /* --- the kernel's side */
 
+static void shut_down(struct daemon *);
+
 static void fuse_ready(void *arg, short revents)
 {
     struct daemon *d = arg;
-    struct fuse_session *fuse = d->mount.fuse;
+    struct fuse_session *fuse = d->volume.fuse;
     for (int i = 0; i < BATCH && !fuse_session_exited(fuse); i++) {
         int n = fuse_session_receive_buf(fuse, &d->request);
         if (n == -EINTR)
@@ -152,9 +124,9 @@ static void fuse_ready(void *arg, short revents)
     }
     if (fuse_session_exited(fuse)) {
         /* The kernel let go: umount(8), or fusermount3 -u. */
-        loop_fd_del(d->mount.fuse_fd);
-        d->mount.fuse_fd = NULL;
-        mount_shutdown(&d->mount);
+        loop_fd_del(d->volume.fuse_fd);
+        d->volume.fuse_fd = NULL;
+        shut_down(d);
     }
 }
 
@@ -194,22 +166,22 @@ static void libfuse_says(enum fuse_log_level level, const char *format, va_list 
 
 static int mount_fuse(struct daemon *d)
 {
-    struct mount *m = &d->mount;
+    struct volume *v = &d->volume;
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
     fuse_set_log_func(libfuse_says);
     int err = fuse_arguments(d->options, &args);
-    if (!err && !(m->fuse = fuse_session_new(&args, &mount_ops, sizeof mount_ops, m)))
+    if (!err && !(v->fuse = fuse_session_new(&args, &mount_ops, sizeof mount_ops, v)))
         err = -EINVAL;
     fuse_opt_free_args(&args);
     if (err)
         return err;
-    if (fuse_session_mount(m->fuse, m->mountpoint))
+    if (fuse_session_mount(v->fuse, v->mountpoint))
         return -ENOTCONN; /* libfuse said why */
-    int fd = fuse_session_fd(m->fuse);
+    int fd = fuse_session_fd(v->fuse);
     if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
         return -errno;
-    m->fuse_fd = loop_fd_add(m->loop, fd, CURL_WAIT_POLLIN, fuse_ready, d);
-    return m->fuse_fd ? 0 : -ENOMEM;
+    v->fuse_fd = loop_fd_add(v->loop, fd, CURL_WAIT_POLLIN, fuse_ready, d);
+    return v->fuse_fd ? 0 : -ENOMEM;
 }
 
 /* --- phases */
@@ -251,14 +223,14 @@ static void detach_output(const struct daemon *d)
 static void fail(struct daemon *d, int err, const char *message)
 {
     log_error("%s", message ? message : strerror(-err));
-    loop_quit(d->mount.loop, exit_code(err));
+    loop_quit(d->volume.loop, exit_code(err));
 }
 
 /* Until then only what ends the start is told, in one line; all at the level debug. */
 static void set_log_level(const struct daemon *d, bool serving)
 {
     enum log_level level = LOG_LEVEL_INFO;
-    log_level_parse(d->mount.config->log_level, &level);
+    log_level_parse(d->volume.config->log_level, &level);
     if (d->options->debug)
         level = LOG_LEVEL_DEBUG;
     log_set_level(serving || level == LOG_LEVEL_DEBUG ? level : LOG_LEVEL_ERROR);
@@ -268,7 +240,7 @@ static void serve(struct daemon *d)
 {
     int err = mount_fuse(d);
     if (err) {
-        loop_quit(d->mount.loop, EXIT_OTHER);
+        loop_quit(d->volume.loop, EXIT_OTHER);
         return;
     }
     d->phase = SERVING;
@@ -277,14 +249,14 @@ static void serve(struct daemon *d)
     ready(d, EXIT_OK);
     service_ready(d->service);
     detach_output(d);
-    log_info("mounted on %s", d->mount.mountpoint);
+    log_info("mounted on %s", d->volume.mountpoint);
 }
 
 /* The first listing also tells whether the pool lets us in. */
 static void first_listing(struct waiter *w)
 {
     struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
-    struct store *s = d->mount.store;
+    struct store *s = d->mount->store;
     int err = store_recover(s, w);
     if (!err)
         err = store_fresh(s, w, store_inodes(s)->root);
@@ -329,8 +301,11 @@ static unsigned tell_left(const struct daemon *d)
 {
     struct store_stats s;
     unsigned left = 0;
-    store_each_pending(d->mount.store, list_left, &left);
-    store_get_stats(d->mount.store, &s);
+    const struct mount *m;
+    DL_FOREACH (d->volume.mounts, m) {
+        store_each_pending(m->store, list_left, &left);
+    }
+    volume_get_stats(&d->volume, &s);
     if (left > LISTED_LEFT)
         log_error("and %u more", left - LISTED_LEFT);
     if (left || s.removals)
@@ -343,37 +318,41 @@ static unsigned tell_left(const struct daemon *d)
 static void tell_kernel(struct waiter *w)
 {
     struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
-    if (notifier_flush(d->mount.notifier, w, &d->ticket) != STORE_WAIT)
-        loop_quit(d->mount.loop, d->code);
+    if (notifier_flush(d->volume.notifier, w, &d->ticket) != STORE_WAIT)
+        loop_quit(d->volume.loop, d->code);
 }
 
 /* The helper thread may be telling the kernel of changes, and wait there for a directory that is
  * locked by a caller who waits for us: until it is done all callers get their answer. */
 static void end_drain(struct daemon *d)
 {
-    struct mount *m = &d->mount;
+    struct mount *m;
     if (d->phase == ENDING)
         return;
     d->phase = ENDING;
     loop_timer_stop(&d->drain_timer);
     loop_timer_stop(&d->progress_timer);
-    store_leave(m->store, &d->waiter);
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
     d->code = tell_left(d) ? EXIT_OTHER : EXIT_OK;
-    m->ending = true;
-    requests_end(m, -ENOTCONN);
+    d->volume.ending = true;
+    DL_FOREACH (d->volume.mounts, m) {
+        requests_end(m, -ENOTCONN);
+    }
     waiter_init(&d->waiter, tell_kernel);
     tell_kernel(&d->waiter);
 }
 
-static void drain_step(struct waiter *w)
+/* Sessions may be opened while others drain. */
+static void drain_step(void *arg)
 {
-    struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
-    int err = control_drain(d->mount.control, w);
-    if (err != STORE_WAIT)
-        err = store_sync(d->mount.store, w);
-    if (err != STORE_WAIT)
+    struct daemon *d = arg;
+    struct mount *m;
+    bool all = true;
+    DL_FOREACH (d->volume.mounts, m) {
+        all = mount_drain(m, drain_step, d) && all;
+    }
+    if (all)
         end_drain(d);
 }
 
@@ -386,34 +365,35 @@ static void show_progress(void *arg)
 {
     struct daemon *d = arg;
     struct store_stats s;
-    store_get_stats(d->mount.store, &s);
+    volume_get_stats(&d->volume, &s);
     fprintf(stderr, "\racafs: %zu files, %llu bytes still to send \033[K", s.dirty_files,
             (unsigned long long)s.dirty_bytes);
     loop_timer_set(&d->progress_timer, PROGRESS_MS);
 }
 
-void mount_shutdown(struct mount *m)
+/* Begins the orderly end: everything pending goes to the server within the unmount timeout, then
+ * the loop ends. Harmless when called again. */
+static void shut_down(struct daemon *d)
 {
-    struct daemon *d = (struct daemon *)m; /* its first member */
+    const struct config *c = d->volume.config;
     if (d->phase == CONNECTING) {
-        loop_quit(m->loop, EXIT_OTHER);
+        loop_quit(d->volume.loop, EXIT_OTHER);
         return;
     }
     if (d->phase != SERVING)
         return;
     d->phase = DRAINING;
-    service_stopping(d->service, m->config->unmount_timeout_ms);
-    loop_timer_set(&d->drain_timer, m->config->unmount_timeout_ms);
+    service_stopping(d->service, c->unmount_timeout_ms);
+    loop_timer_set(&d->drain_timer, c->unmount_timeout_ms);
     if (isatty(STDERR_FILENO))
         loop_timer_set(&d->progress_timer, PROGRESS_MS);
-    waiter_init(&d->waiter, drain_step);
-    drain_step(&d->waiter);
+    drain_step(d);
 }
 
 /* What .acafs/status says, for when the mount can't be read; its session stays a secret. */
 static void log_state(const struct daemon *d)
 {
-    _cleanup_json_ cJSON *status = control_status(d->mount.control);
+    _cleanup_json_ cJSON *status = control_status(d->mount->control);
     const cJSON *member;
     cJSON_DeleteItemFromObjectCaseSensitive(status, "session");
     cJSON_ArrayForEach (member, status) {
@@ -437,7 +417,7 @@ static void signalled(void *arg, short revents)
         return;
     }
     log_info("%s: ending", strsignal((int)info.ssi_signo));
-    mount_shutdown(&d->mount);
+    shut_down(d);
 }
 
 static int watch_signals(struct daemon *d)
@@ -454,7 +434,7 @@ static int watch_signals(struct daemon *d)
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (d->signal_fd < 0)
         return -errno;
-    d->signal_watch = loop_fd_add(d->mount.loop, d->signal_fd, CURL_WAIT_POLLIN, signalled, d);
+    d->signal_watch = loop_fd_add(d->volume.loop, d->signal_fd, CURL_WAIT_POLLIN, signalled, d);
     return d->signal_watch ? 0 : -ENOMEM;
 }
 
@@ -463,7 +443,7 @@ static void describe(void *arg, struct buf *out)
 {
     const struct daemon *d = arg;
     struct store_stats s;
-    store_get_stats(d->mount.store, &s);
+    volume_get_stats(&d->volume, &s);
     buf_adds(out, d->phase == DRAINING ? "Ending" : "Mounted");
     if (s.dirty_files)
         buf_addf(out, ", %zu files (%llu bytes) not in the session yet", s.dirty_files,
@@ -482,66 +462,68 @@ static int set_up_service(struct daemon *d)
         return 0;
     if (service_has_journal())
         log_set_sink(LOG_SINK_JOURNAL);
-    return service_new(d->mount.loop, describe, d, &d->service);
+    return service_new(d->volume.loop, describe, d, &d->service);
 }
 
 static int set_up(struct daemon *d)
 {
-    struct mount *m = &d->mount;
-    int err = loop_new(&m->loop);
+    struct volume *v = &d->volume;
+    int err = loop_new(&v->loop);
     if (err)
         return err;
-    loop_timer_init(&d->drain_timer, m->loop, drain_timed_out, d);
-    loop_timer_init(&d->progress_timer, m->loop, show_progress, d);
-    if ((err = set_up_service(d)) || (err = watch_signals(d)) || (err = new_client(m)) ||
-        (err = new_store(m)))
+    wakeup_init(&v->wakeup, v->loop);
+    loop_timer_init(&d->drain_timer, v->loop, drain_timed_out, d);
+    loop_timer_init(&d->progress_timer, v->loop, show_progress, d);
+    if (!(v->notifier = notifier_new(v)))
+        return -ENOMEM;
+    if ((err = set_up_service(d)) || (err = watch_signals(d)) || (err = new_client(v)) ||
+        (err = new_mount(d)))
         return err;
-    d->connecting = session_connect(m->client.session, connected, d);
+    d->connecting = session_connect(d->mount->client.session, connected, d);
     return d->connecting ? 0 : -ENOMEM;
 }
 
 static void tear_down(struct daemon *d)
 {
-    struct mount *m = &d->mount;
-    if (!m->loop)
+    struct volume *v = &d->volume;
+    struct mount *m;
+    if (!v->loop)
         return;
     loop_timer_stop(&d->drain_timer);
     loop_timer_stop(&d->progress_timer);
     service_free(d->service);
-    if (m->store)
+    waiter_leave(&d->waiter);
+    DL_FOREACH (v->mounts, m) {
         requests_end(m, -ENOTCONN);
-    if (m->fuse_fd)
-        loop_fd_del(m->fuse_fd);
-    if (m->fuse)
-        fuse_session_unmount(m->fuse); /* or only forgets the mount point, where it is gone */
-    mount_close_directories(m);
-    passthrough_free(m);
-    autorun_free(m->autorun);
-    control_free(m->control);
-    if (m->store)
-        store_leave(m->store, &d->waiter);
-    store_free(m->store);
-    notifier_free(m->notifier);
-    if (m->fuse)
-        fuse_session_destroy(m->fuse);
+    }
+    if (v->fuse_fd)
+        loop_fd_del(v->fuse_fd);
+    if (v->fuse)
+        fuse_session_unmount(v->fuse); /* or only forgets the mount point, where it is gone */
+    while (v->mounts)
+        mount_free(v->mounts);
+    notifier_free(v->notifier);
+    loop_timer_stop(&v->wakeup.timer);
+    if (v->fuse)
+        fuse_session_destroy(v->fuse);
     free(d->request.mem);
-    client_free(&m->client);
+    client_free(&v->client);
     if (d->signal_watch)
         loop_fd_del(d->signal_watch);
     if (d->signal_fd >= 0)
         close(d->signal_fd);
-    loop_free(m->loop);
+    loop_free(v->loop);
 }
 
 /* The daemon's process, from here to its exit code. */
 static int run(const struct daemon_options *options, int ready_fd)
 {
     struct daemon d = {
-        .mount = {.config = options->config,
-                  .mountpoint = options->mountpoint,
-                  .owner = getuid(),
-                  .owner_group = getgid(),
-                  .since = time(NULL)},
+        .volume = {.config = options->config,
+                   .mountpoint = options->mountpoint,
+                   .owner = getuid(),
+                   .owner_group = getgid(),
+                   .since = time(NULL)},
         .options = options,
         .ready_fd = ready_fd,
         .signal_fd = -1,
@@ -549,7 +531,7 @@ static int run(const struct daemon_options *options, int ready_fd)
     prepare_process();
     set_log_level(&d, false);
     int err = set_up(&d);
-    int code = err ? exit_code(err) : loop_run(d.mount.loop);
+    int code = err ? exit_code(err) : loop_run(d.volume.loop);
     tear_down(&d);
     ready(&d, code);
     return code;

@@ -32,7 +32,7 @@ static void run_free(struct run *run)
 {
     struct jobs *jobs = run->jobs;
     DL_DELETE(jobs->runs, run);
-    store_leave(jobs->mount->store, &run->waiter);
+    waiter_leave(&run->waiter);
     if (run->job)
         job_abandon(run->job);
     for (int i = 0; i < 2; i++) {
@@ -97,10 +97,10 @@ static void over(struct run *run)
     run->state = RUN_OVER;
     if (run->unattended)
         log_end(run);
-    waitq_wake(store_wakeup(jobs->mount->store), &run->changed, 0);
+    waitq_wake(&jobs->mount->volume->wakeup, &run->changed, 0);
     if (jobs->current == run) {
         jobs->current = NULL;
-        waitq_wake(store_wakeup(jobs->mount->store), &jobs->drained, 0);
+        waitq_wake(&jobs->mount->volume->wakeup, &jobs->drained, 0);
     }
     loop_timer_set(&jobs->next, 0);
 }
@@ -161,7 +161,7 @@ static void job_output(void *arg, int stream, const void *data, size_t len)
         log_warning("job %llu: its output does not fit the cache directory",
                     (unsigned long long)run->id);
     out->len += n > 0 ? (uint64_t)n : 0;
-    waitq_wake(store_wakeup(run->jobs->mount->store), &run->changed, 0);
+    waitq_wake(&run->jobs->mount->volume->wakeup, &run->changed, 0);
 }
 
 /* Images of a script stand beside it; what has no place in the mount is in the report itself. */
@@ -258,7 +258,7 @@ void jobs_cancel(struct run *run)
     if (run->job)
         job_cancel(run->job);
     else if (run->state == RUN_QUEUED || run->state == RUN_SENDING) {
-        store_leave(run->jobs->mount->store, &run->waiter);
+        waiter_leave(&run->waiter);
         never_ran(run, "canceled", 130, 0, "Canceled");
     }
 }
@@ -438,7 +438,6 @@ struct jobs *jobs_new(struct mount *m)
         return NULL;
     jobs->mount = m;
     loop_timer_init(&jobs->next, m->loop, start_next, jobs);
-    wakeup_init(store_wakeup(jobs->mount->store), m->loop);
     return jobs;
 }
 

@@ -8,8 +8,8 @@
 
 struct notice {
     struct notice *next;
-    uint64_t id;
-    char *name; /* of an entry in directory id; NULL: the content of inode id */
+    fuse_ino_t ino;
+    char *name; /* of an entry in that directory; NULL: the content of that inode */
 };
 
 /* What goes to the helper thread in one piece; owns everything it needs there. */
@@ -21,7 +21,7 @@ struct batch {
 };
 
 struct notifier {
-    struct mount *mount;
+    struct volume *volume;
     struct notice *pending;
     struct batch *batches; /* under way */
     uint64_t sent, done;   /* batches */
@@ -44,9 +44,9 @@ static int send_batch(void *arg)
     struct notice *n;
     LL_FOREACH (b->notices, n) {
         if (n->name)
-            fuse_lowlevel_notify_inval_entry(b->fuse, n->id, n->name, strlen(n->name));
+            fuse_lowlevel_notify_inval_entry(b->fuse, n->ino, n->name, strlen(n->name));
         else
-            fuse_lowlevel_notify_inval_inode(b->fuse, n->id, 0, 0);
+            fuse_lowlevel_notify_inval_inode(b->fuse, n->ino, 0, 0);
     }
     return 0;
 }
@@ -59,7 +59,7 @@ static void batch_sent(void *arg, int result)
     if (n) {
         DL_DELETE(n->batches, b);
         n->done++;
-        waitq_wake(store_wakeup(n->mount->store), &n->waiting, 0);
+        waitq_wake(&n->volume->wakeup, &n->waiting, 0);
     }
     free(b);
 }
@@ -69,8 +69,8 @@ static int send_pending(struct notifier *n)
     struct batch *b = calloc(1, sizeof *b);
     if (!b)
         return -ENOMEM;
-    *b = (struct batch){.fuse = n->mount->fuse, .notices = n->pending, .notifier = n};
-    int err = loop_work(n->mount->loop, send_batch, batch_sent, b);
+    *b = (struct batch){.fuse = n->volume->fuse, .notices = n->pending, .notifier = n};
+    int err = loop_work(n->volume->loop, send_batch, batch_sent, b);
     if (err) {
         free(b);
         return err;
@@ -88,43 +88,45 @@ static void timer_fired(void *arg)
         send_pending(n);
 }
 
-static void add(struct notifier *n, uint64_t id, const char *name)
+static void add(const struct mount *m, const struct inode *inode, const char *name)
 {
-    bool wanted = n->mount->fuse && !n->mount->ending;
+    struct notifier *n = m->volume->notifier;
+    bool wanted = n->volume->fuse && !n->volume->ending;
     struct notice *notice = wanted ? calloc(1, sizeof *notice) : NULL;
     if (!notice || (name && !(notice->name = strdup(name)))) {
         free(notice);
         return;
     }
-    notice->id = id;
+    notice->ino = mount_ino(m, inode->id);
     LL_PREPEND(n->pending, notice);
     loop_timer_set(&n->timer, 0);
 }
 
 static void entry_changed(void *arg, struct inode *dir, const char *name)
 {
-    add(arg, dir->id, name);
+    add(arg, dir, name);
 }
 
 static void content_changed(void *arg, struct inode *inode)
 {
-    add(arg, inode->id, NULL);
+    add(arg, inode, NULL);
 }
 
 /* Waits for no lock of the kernel's, so it is sent from here. */
 static void attributes_changed(void *arg, struct inode *inode)
 {
-    const struct mount *m = ((struct notifier *)arg)->mount;
-    if (m->fuse && !m->ending)
-        fuse_lowlevel_notify_inval_inode(m->fuse, inode->id, -1, 0);
+    const struct mount *m = arg;
+    const struct volume *v = m->volume;
+    if (v->fuse && !v->ending)
+        fuse_lowlevel_notify_inval_inode(v->fuse, mount_ino(m, inode->id), -1, 0);
 }
 
-struct store_events notifier_events(struct notifier *n)
+struct store_events notifier_events(struct mount *m)
 {
     return (struct store_events){.entry = entry_changed,
                                  .content = content_changed,
                                  .attributes = attributes_changed,
-                                 .arg = n};
+                                 .arg = m};
 }
 
 int notifier_flush(struct notifier *n, struct waiter *w, uint64_t *ticket)
@@ -140,13 +142,13 @@ int notifier_flush(struct notifier *n, struct waiter *w, uint64_t *ticket)
     return STORE_WAIT;
 }
 
-struct notifier *notifier_new(struct mount *m)
+struct notifier *notifier_new(struct volume *v)
 {
     struct notifier *n = calloc(1, sizeof *n);
     if (!n)
         return NULL;
-    n->mount = m;
-    loop_timer_init(&n->timer, m->loop, timer_fired, n);
+    n->volume = v;
+    loop_timer_init(&n->timer, v->loop, timer_fired, n);
     return n;
 }
 

@@ -5,10 +5,10 @@
 
 #include "acafs/mount.h"
 
-struct notifier *notifier_new(struct mount *);
+struct notifier *notifier_new(struct volume *);
 void notifier_free(struct notifier *);
-/* The table for store_options. */
-struct store_events notifier_events(struct notifier *);
+/* The table for store_options of one mounted session. */
+struct store_events notifier_events(struct mount *);
 /* Waits until everything told before the first call has reached the kernel; *ticket starts at 0.
  * STORE_WAIT, 0 or -ENOMEM. */
 int notifier_flush(struct notifier *, struct waiter *, uint64_t *ticket);

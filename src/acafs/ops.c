@@ -18,15 +18,20 @@
 #include "acafs/request.h"
 #include "util/log.h"
 
-static struct mount *mount_of(fuse_req_t req)
+static struct mount *mount_of(fuse_req_t req, fuse_ino_t ino)
 {
-    return fuse_req_userdata(req);
+    return volume_mount(fuse_req_userdata(req), ino);
+}
+
+static bool is_controls(fuse_ino_t ino)
+{
+    return control_owns(mount_id(ino));
 }
 
 /* The inode of a request; NULL after answering ESTALE. */
 static struct inode *inode_of(fuse_req_t req, fuse_ino_t ino)
 {
-    struct inode *inode = inode_find(store_inodes(mount_of(req)->store), ino);
+    struct inode *inode = inode_find(store_inodes(mount_of(req, ino)->store), mount_id(ino));
     if (!inode)
         fuse_reply_err(req, ESTALE);
     return inode;
@@ -35,19 +40,19 @@ static struct inode *inode_of(fuse_req_t req, fuse_ino_t ino)
 static struct request *begin(fuse_req_t req, fuse_ino_t ino, int (*step)(struct request *))
 {
     struct inode *inode = inode_of(req, ino);
-    return inode ? request_new(mount_of(req), req, inode, step) : NULL;
+    return inode ? request_new(mount_of(req, ino), req, inode, step) : NULL;
 }
 
 static bool is_control(fuse_ino_t parent, const char *name)
 {
-    return parent == INODE_ROOT_ID && strcmp(name, ".acafs") == 0;
+    return mount_id(parent) == INODE_ROOT_ID && strcmp(name, ".acafs") == 0;
 }
 
 /* As begin(), for an operation on a name; the name is copied. */
 static struct request *begin_named(fuse_req_t req, fuse_ino_t parent, const char *name,
                                    int (*step)(struct request *))
 {
-    if (control_owns(parent) || is_control(parent, name)) {
+    if (is_controls(parent) || is_control(parent, name)) {
         fuse_reply_err(req, EPERM);
         return NULL;
     }
@@ -57,10 +62,16 @@ static struct request *begin_named(fuse_req_t req, fuse_ino_t parent, const char
     return r;
 }
 
+static void fill_stat(const struct mount *m, const struct inode *inode, struct stat *st)
+{
+    store_stat(inode, st);
+    st->st_ino = mount_ino(m, inode->id);
+}
+
 static void fill_entry(const struct mount *m, const struct inode *inode, struct fuse_entry_param *e)
 {
-    *e = (struct fuse_entry_param){.ino = inode->id};
-    store_stat(inode, &e->attr);
+    *e = (struct fuse_entry_param){.ino = mount_ino(m, inode->id)};
+    fill_stat(m, inode, &e->attr);
     e->attr_timeout = e->entry_timeout = (double)store_ttl_ms(m->store, inode) / 1000;
 }
 
@@ -94,7 +105,7 @@ static int reply_made(struct request *r, struct inode *inode)
 static int reply_attr(struct request *r)
 {
     struct stat st;
-    store_stat(r->inode, &st);
+    fill_stat(r->mount, r->inode, &st);
     fuse_reply_attr(r->req, &st, (double)store_ttl_ms(r->mount->store, r->inode) / 1000);
     return 0;
 }
@@ -116,9 +127,9 @@ static int step_lookup(struct request *r)
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    struct mount *m = mount_of(req);
-    if (control_owns(parent) || is_control(parent, name)) {
-        control_lookup(m->control, req, parent, name);
+    struct mount *m = mount_of(req, parent);
+    if (is_controls(parent) || is_control(parent, name)) {
+        control_lookup(m->control, req, mount_id(parent), name);
         return;
     }
     struct request *r = begin_named(req, parent, name, step_lookup);
@@ -128,21 +139,22 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void forget(struct mount *m, fuse_ino_t ino, uint64_t count)
 {
-    struct inode *inode = control_owns(ino) ? NULL : inode_find(store_inodes(m->store), ino);
+    struct inode *inode =
+        is_controls(ino) ? NULL : inode_find(store_inodes(m->store), mount_id(ino));
     if (inode)
         inode_forget(store_inodes(m->store), inode, count);
 }
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
 {
-    forget(mount_of(req), ino, count);
+    forget(mount_of(req, ino), ino, count);
     fuse_reply_none(req);
 }
 
 static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *list)
 {
     for (size_t i = 0; i < count; i++)
-        forget(mount_of(req), list[i].ino, list[i].nlookup);
+        forget(mount_of(req, list[i].ino), list[i].ino, list[i].nlookup);
     fuse_reply_none(req);
 }
 
@@ -154,8 +166,8 @@ static int step_getattr(struct request *r)
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (control_owns(ino)) {
-        control_getattr(mount_of(req)->control, req, ino);
+    if (is_controls(ino)) {
+        control_getattr(mount_of(req, ino)->control, req, mount_id(ino));
         return;
     }
     struct request *r = begin(req, ino, step_getattr);
@@ -219,8 +231,9 @@ static int step_setattr(struct request *r)
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
                        struct fuse_file_info *fi)
 {
-    if (control_owns(ino)) {
-        control_getattr(mount_of(req)->control, req, ino); /* O_TRUNC of the control file */
+    if (is_controls(ino)) {
+        control_getattr(mount_of(req, ino)->control, req,
+                        mount_id(ino)); /* O_TRUNC of the control file */
         return;
     }
     struct request *r = begin(req, ino, step_setattr);
@@ -234,8 +247,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
-    if (control_owns(ino)) {
-        control_readlink(mount_of(req)->control, req, ino);
+    if (is_controls(ino)) {
+        control_readlink(mount_of(req, ino)->control, req, mount_id(ino));
         return;
     }
     struct inode *inode = inode_of(req, ino);
@@ -291,7 +304,7 @@ static void close_directory(struct mount *m, struct dir_handle *h)
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (control_owns(ino)) {
+    if (is_controls(ino)) {
         fi->fh = 0;
         fuse_reply_open(req, fi);
         return;
@@ -301,7 +314,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    struct mount *m = mount_of(req);
+    struct mount *m = mount_of(req, ino);
     DL_APPEND(m->directories, h);
     fi->fh = (uintptr_t)h;
     if (fuse_reply_open(req, fi))
@@ -318,7 +331,7 @@ static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 {
     struct dir_handle *h = (struct dir_handle *)(uintptr_t)fi->fh;
     if (h)
-        close_directory(mount_of(req), h);
+        close_directory(mount_of(req, ino), h);
     fuse_reply_err(req, 0);
 }
 
@@ -335,7 +348,7 @@ static bool add_entry(struct request *r, const char *name, struct inode *inode, 
         if (used <= room && counted)
             inode_looked_up(inode);
     } else {
-        struct stat st = {.st_ino = inode->id, .st_mode = inode->mode};
+        struct stat st = {.st_ino = mount_ino(r->mount, inode->id), .st_mode = inode->mode};
         used = fuse_add_direntry(r->req, at, room, name, &st, (off_t)next);
     }
     if (used > room)
@@ -376,8 +389,8 @@ static int step_readdir(struct request *r)
 static void readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi, bool plus)
 {
-    if (control_owns(ino)) {
-        control_readdir(mount_of(req)->control, req, ino, size, offset, plus);
+    if (is_controls(ino)) {
+        control_readdir(mount_of(req, ino)->control, req, mount_id(ino), size, offset, plus);
         return;
     }
     struct request *r = begin(req, ino, step_readdir);
@@ -415,9 +428,9 @@ static void close_file(struct mount *m, fuse_req_t req, struct inode *inode, uin
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct mount *m = mount_of(req);
-    if (control_owns(ino)) {
-        control_open(m->control, req, ino, fi);
+    struct mount *m = mount_of(req, ino);
+    if (is_controls(ino)) {
+        control_open(m->control, req, mount_id(ino), fi);
         return;
     }
     struct inode *inode = inode_of(req, ino);
@@ -533,8 +546,8 @@ static int step_read(struct request *r)
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
-    if (control_owns(ino)) {
-        control_read(mount_of(req)->control, req, ino, size, offset, fi);
+    if (is_controls(ino)) {
+        control_read(mount_of(req, ino)->control, req, mount_id(ino), size, offset, fi);
         return;
     }
     struct request *r = begin(req, ino, step_read);
@@ -559,8 +572,8 @@ static int step_write(struct request *r)
 static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
                      struct fuse_file_info *fi)
 {
-    struct mount *m = mount_of(req);
-    if (control_owns(ino)) {
+    struct mount *m = mount_of(req, ino);
+    if (is_controls(ino)) {
         control_write(m->control, req, data, size, fi);
         return;
     }
@@ -606,8 +619,8 @@ static void save(fuse_req_t req, fuse_ino_t ino, int (*step)(struct request *))
 
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (control_owns(ino))
-        control_flush(mount_of(req)->control, req, fi);
+    if (is_controls(ino))
+        control_flush(mount_of(req, ino)->control, req, fi);
     else if (fi->fh == HANDLE_READS)
         fuse_reply_err(req, 0);
     else
@@ -616,7 +629,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    if (control_owns(ino))
+    if (is_controls(ino))
         fuse_reply_err(req, 0);
     else
         save(req, ino, step_fsync);
@@ -625,7 +638,7 @@ static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
 /* Names are on the server, or in the journal. */
 static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    if (control_owns(ino))
+    if (is_controls(ino))
         fuse_reply_err(req, 0);
     else
         save(req, ino, step_fsyncdir);
@@ -633,8 +646,8 @@ static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fus
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct mount *m = mount_of(req);
-    if (control_owns(ino)) {
+    struct mount *m = mount_of(req, ino);
+    if (is_controls(ino)) {
         control_release(m->control, req, fi);
         return;
     }
@@ -734,9 +747,13 @@ static int step_rename(struct request *r)
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
                       const char *newname, unsigned flags)
 {
-    bool is_ours = control_owns(newparent) || is_control(newparent, newname);
+    bool is_ours = is_controls(newparent) || is_control(newparent, newname);
     if (is_ours || flags & ~(unsigned)(RENAME_EXCHANGE | RENAME_NOREPLACE)) {
         fuse_reply_err(req, is_ours ? EPERM : EINVAL);
+        return;
+    }
+    if (mount_of(req, parent) != mount_of(req, newparent)) {
+        fuse_reply_err(req, EXDEV);
         return;
     }
     struct inode *to_dir = inode_of(req, newparent);
@@ -782,7 +799,7 @@ static int step_statfs(struct request *r)
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
-    struct request *r = request_new(mount_of(req), req, NULL, step_statfs);
+    struct request *r = request_new(mount_of(req, ino), req, NULL, step_statfs);
     if (r)
         request_run(r);
 }
@@ -799,7 +816,8 @@ static const char error_xattr[] = "user.acafs.error";
 static const char *trouble(fuse_req_t req, fuse_ino_t ino)
 {
     const struct inode *inode =
-        control_owns(ino) ? NULL : inode_find(store_inodes(mount_of(req)->store), ino);
+        is_controls(ino) ? NULL
+                         : inode_find(store_inodes(mount_of(req, ino)->store), mount_id(ino));
     int err = inode ? store_error(inode) : 0;
     return err ? strerror(-err) : NULL;
 }

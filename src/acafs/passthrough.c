@@ -22,13 +22,13 @@ struct passthrough {
     struct timespec written; /* the content's, before any of them could write */
 };
 
-void passthrough_init(struct mount *m, struct fuse_conn_info *conn)
+void passthrough_init(struct volume *v, struct fuse_conn_info *conn)
 {
     if (!(conn->capable & FUSE_CAP_PASSTHROUGH))
         return;
     conn->want |= FUSE_CAP_PASSTHROUGH;
     conn->max_backing_stack_depth = FUSE_BACKING_STACKED_OVER; /* the cache may be in a container */
-    m->may_pass_through = true;
+    v->may_pass_through = true;
 }
 
 static struct passthrough *find(const struct mount *m, const struct inode *inode)
@@ -51,7 +51,7 @@ static struct passthrough *begin(struct mount *m, fuse_req_t req, struct inode *
         log_info(
             "the kernel reads no file by itself here (it takes root, and a cache on an ordinary "
             "file system)");
-        m->may_pass_through = false;
+        m->volume->may_pass_through = false;
         store_unback(inode);
         free(p);
         return NULL;
@@ -64,8 +64,8 @@ void passthrough_open(struct mount *m, fuse_req_t req, struct inode *inode,
                       struct fuse_file_info *fi)
 {
     bool reads = (fi->flags & O_ACCMODE) == O_RDONLY && !(fi->flags & O_TRUNC);
-    struct passthrough *p = m->may_pass_through ? find(m, inode) : NULL;
-    if (!p && m->may_pass_through && reads)
+    struct passthrough *p = m->volume->may_pass_through ? find(m, inode) : NULL;
+    if (!p && m->volume->may_pass_through && reads)
         p = begin(m, req, inode);
     if (!p)
         return;
@@ -100,7 +100,7 @@ void passthrough_free(struct mount *m)
 
 #else
 
-void passthrough_init(struct mount *m, struct fuse_conn_info *conn)
+void passthrough_init(struct volume *v, struct fuse_conn_info *conn)
 {
 }
 

@@ -11,7 +11,7 @@
 #include "acafs/mount.h"
 
 /* In the answer to the kernel's greeting. */
-void passthrough_init(struct mount *, struct fuse_conn_info *);
+void passthrough_init(struct volume *, struct fuse_conn_info *);
 /* The inode was opened by store_open(): chooses how, before the kernel is told. */
 void passthrough_open(struct mount *, fuse_req_t, struct inode *, struct fuse_file_info *);
 /* That handle is being closed, or could not be told; before store_close(). */

@@ -14,7 +14,7 @@ static void request_free(struct request *r)
 {
     struct mount *m = r->mount;
     DL_DELETE(m->requests, r);
-    store_leave(m->store, &r->waiter);
+    waiter_leave(&r->waiter);
     if (r->watched) {
         loop_timer_stop(&r->deadline);
         loop_timer_stop(&r->grace);
@@ -87,9 +87,9 @@ static void woken(struct waiter *w)
 struct request *request_new(struct mount *m, fuse_req_t req, struct inode *inode,
                             int (*step)(struct request *))
 {
-    struct request *r = m->ending ? NULL : calloc(1, sizeof *r);
+    struct request *r = m->volume->ending ? NULL : calloc(1, sizeof *r);
     if (!r) {
-        fuse_reply_err(req, m->ending ? ENOTCONN : ENOMEM);
+        fuse_reply_err(req, m->volume->ending ? ENOTCONN : ENOMEM);
         return NULL;
     }
     waiter_init(&r->waiter, woken);

@@ -52,8 +52,8 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
 {
     cJSON *status = cJSON_CreateObject();
     cJSON_AddStringToObject(status, "version", ACAFS_VERSION);
-    cJSON_AddStringToObject(status, "mountpoint", m->mountpoint);
-    add_time(status, "since", m->since);
+    cJSON_AddStringToObject(status, "mountpoint", m->volume->mountpoint);
+    add_time(status, "since", m->volume->since);
     add_session(status, m);
     cJSON_AddItemToObject(status, "credential",
                           m->client.credential ? credential_status(m->client.credential)

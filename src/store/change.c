@@ -60,7 +60,7 @@ static void change_free(struct change *c)
     DL_DELETE(s->change_list, c);
     if (c->call)
         session_cancel(c->call);
-    waiter_leave(&s->wakeup, &c->begin);
+    waiter_leave(&c->begin);
     unpin(s, c->inode);
     unpin(s, c->other);
     unpin(s, c->dir);

@@ -78,11 +78,6 @@ struct inode_table *store_inodes(struct store *s)
     return &s->inodes;
 }
 
-void store_leave(struct store *s, struct waiter *w)
-{
-    waiter_leave(&s->wakeup, w);
-}
-
 /* Names the client itself uses at the top of the session: acafs-{stage,part,job}-<16 hex>. */
 static bool is_reserved(const char *name)
 {
@@ -217,9 +212,4 @@ void store_get_stats(const struct store *s, struct store_stats *out)
 const char *store_directory(const struct store *s)
 {
     return s->directory;
-}
-
-struct wakeup *store_wakeup(struct store *s)
-{
-    return &s->wakeup;
 }

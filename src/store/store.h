@@ -17,7 +17,7 @@
  *
  * Functions that may have to wait take a waiter (see wait.h): they return 0, -errno, or STORE_WAIT
  * after parking it; the caller calls again, with the same arguments, when woken. Whoever gives
- * up early calls store_leave(), and store_change_forget() for a change under way, which then
+ * up early calls waiter_leave(), and store_change_forget() for a change under way, which then
  * finishes by itself. */
 #ifndef ACAFS_STORE_STORE_H
 #define ACAFS_STORE_STORE_H
@@ -66,10 +66,6 @@ int store_recover(struct store *, struct waiter *);
 const char *store_directory(const struct store *);
 struct inode_table *store_inodes(struct store *);
 
-void store_leave(struct store *, struct waiter *);
-/* For queues of the layer above: one list of woken waiters serves all. */
-struct wakeup *store_wakeup(struct store *);
-
 /* --- names and attributes */
 
 /* Makes the listing of a directory no older than the attribute timeout. When the pool is away, an
@@ -85,8 +81,8 @@ int store_lookup(struct store *, struct waiter *, struct inode *dir, const char 
 void store_invalidate(struct store *);
 /* Asks for everything anew, changes told to the events. */
 int store_refresh_all(struct store *, struct waiter *);
-/* As above for one directory, or for the one that holds a file: -ENOENT when there is none. Parts of
- * the path are joined by '/'; those that say nothing are passed over. */
+/* As above for one directory, or for the one that holds a file: -ENOENT when there is none. Parts
+ * of the path are joined by '/'; those that say nothing are passed over. */
 int store_refresh_path(struct store *, struct waiter *, const char *path);
 /* -ENAMETOOLONG, -EILSEQ for names that are not UTF-8, -EINVAL for reserved ones; 0. */
 int store_name_check(const struct inode *dir, const char *name);

@@ -15,6 +15,7 @@ static void run_ready(void *arg)
         struct waiter *w = wakeup->ready;
         DL_DELETE(wakeup->ready, w);
         w->prev = w->next = NULL;
+        w->woken_by = NULL;
         w->wake(w);
         if (w == last)
             break;
@@ -40,13 +41,14 @@ void waitq_park(struct waitq *q, struct waiter *w)
     w->on = q;
 }
 
-void waiter_leave(struct wakeup *wakeup, struct waiter *w)
+void waiter_leave(struct waiter *w)
 {
     if (w->on)
         DL_DELETE(w->on->head, w);
-    else if (w->prev)
-        DL_DELETE(wakeup->ready, w);
+    else if (w->woken_by)
+        DL_DELETE(w->woken_by->ready, w);
     w->on = NULL;
+    w->woken_by = NULL;
     w->prev = w->next = NULL;
 }
 
@@ -57,6 +59,7 @@ void waitq_wake(struct wakeup *wakeup, struct waitq *q, int err)
     struct waiter *w;
     DL_FOREACH (q->head, w) {
         w->on = NULL;
+        w->woken_by = wakeup;
         w->err = err;
     }
     DL_CONCAT(wakeup->ready, q->head);

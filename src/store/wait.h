@@ -15,6 +15,7 @@ enum { STORE_WAIT = 1 };
 struct waiter {
     struct waiter *prev, *next; /* in `on`, or in the ready list */
     struct waitq *on;           /* NULL: not parked */
+    struct wakeup *woken_by;    /* whose ready list it is in; NULL: none */
     void (*wake)(struct waiter *);
     int64_t born; /* clock_ms() when the operation began: news from later than that will do */
     int err;      /* why what it waited for failed: consumed by the next call that would wait */
@@ -34,7 +35,7 @@ void wakeup_init(struct wakeup *, struct loop *);
 void waiter_init(struct waiter *, void (*wake)(struct waiter *));
 void waitq_park(struct waitq *, struct waiter *);
 /* Takes a waiter off whatever it is on: it will not be woken. */
-void waiter_leave(struct wakeup *, struct waiter *);
+void waiter_leave(struct waiter *);
 /* Wakes all, each with err (0: go on). */
 void waitq_wake(struct wakeup *, struct waitq *, int err);
 
