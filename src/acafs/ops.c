@@ -117,8 +117,8 @@ static int step_lookup(struct request *r)
     struct inode *inode;
     int err = store_lookup(r->mount->store, &r->waiter, r->inode, r->name, &inode);
     if (err == -ENOENT) {
-        struct fuse_entry_param none = {.entry_timeout =
-                                            (double)r->mount->config->attr_timeout_ms / 1000};
+        struct fuse_entry_param none = {
+            .entry_timeout = (double)store_names_ttl_ms(r->mount->store, r->inode) / 1000};
         fuse_reply_entry(r->req, &none);
         return 0;
     }

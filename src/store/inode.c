@@ -4,9 +4,69 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SLOTS_FIRST = 64 };
+
+/* --- by id: ids are given one after another, so few meet in one slot */
+
+static size_t find_slot(const struct inode_table *t, uint64_t id)
+{
+    size_t slot = id & (t->slot_count - 1);
+    while (t->slots[slot] && t->slots[slot]->id != id)
+        slot = (slot + 1) & (t->slot_count - 1);
+    return slot;
+}
+
+static int make_slots(struct inode_table *t)
+{
+    if (4 * (t->count + 1) <= 3 * t->slot_count)
+        return 0;
+    struct inode_table larger = {.slot_count = t->slot_count ? 2 * t->slot_count : SLOTS_FIRST};
+    larger.slots = calloc(larger.slot_count, sizeof *larger.slots);
+    if (!larger.slots)
+        return -ENOMEM;
+    struct inode *inode;
+    for (size_t at = 0; (inode = inode_next(t, &at));)
+        larger.slots[find_slot(&larger, inode->id)] = inode;
+    free(t->slots);
+    t->slots = larger.slots;
+    t->slot_count = larger.slot_count;
+    return 0;
+}
+
+static void empty_slot(struct inode_table *t, uint64_t id)
+{
+    size_t hole = find_slot(t, id), mask = t->slot_count - 1;
+    t->slots[hole] = NULL;
+    /* Those behind it that were pushed on by it move up. */
+    for (size_t slot = (hole + 1) & mask; t->slots[slot]; slot = (slot + 1) & mask) {
+        struct inode *inode = t->slots[slot];
+        size_t home = inode->id & mask;
+        if (((slot - home) & mask) < ((slot - hole) & mask))
+            continue;
+        t->slots[hole] = inode;
+        t->slots[slot] = NULL;
+        hole = slot;
+    }
+}
+
+struct inode *inode_next(const struct inode_table *t, size_t *at)
+{
+    while (*at < t->slot_count)
+        if (t->slots[(*at)++])
+            return t->slots[*at - 1];
+    return NULL;
+}
+
+struct inode *inode_find(struct inode_table *t, uint64_t id)
+{
+    return t->slots[find_slot(t, id)];
+}
+
+/* --- lives */
+
 static struct inode *new_inode(struct inode_table *t, const char *name, mode_t mode)
 {
-    struct inode *inode = calloc(1, sizeof *inode);
+    struct inode *inode = make_slots(t) ? NULL : calloc(1, sizeof *inode);
     if (!inode)
         return NULL;
     inode->name = strdup(name);
@@ -19,7 +79,7 @@ static struct inode *new_inode(struct inode_table *t, const char *name, mode_t m
     inode->uid = t->uid;
     inode->gid = t->gid;
     inode->base = (struct version){.size = -1, .mtime = {.tv_nsec = -1}};
-    HASH_ADD(by_id, t->by_id, id, sizeof inode->id, inode);
+    t->slots[find_slot(t, inode->id)] = inode;
     t->count++;
     return inode;
 }
@@ -30,7 +90,7 @@ static void free_inode(struct inode_table *t, struct inode *inode)
         t->release(t->release_arg, inode);
     if (S_ISLNK(inode->mode))
         free(inode->target);
-    HASH_DELETE(by_id, t->by_id, inode);
+    empty_slot(t, inode->id);
     t->count--;
     free(inode->name);
     free(inode);
@@ -62,21 +122,15 @@ int inode_table_init(struct inode_table *t, uid_t uid, gid_t gid, mode_t umask)
 
 void inode_table_free(struct inode_table *t)
 {
-    struct inode *inode, *next;
-    HASH_ITER (by_id, t->by_id, inode, next) {
-        HASH_CLEAR(by_name, inode->children);
-    }
-    HASH_ITER (by_id, t->by_id, inode, next) {
-        free_inode(t, inode);
-    }
-    *t = (struct inode_table){0};
-}
-
-struct inode *inode_find(struct inode_table *t, uint64_t id)
-{
     struct inode *inode;
-    HASH_FIND(by_id, t->by_id, &id, sizeof id, inode);
-    return inode;
+    for (size_t at = 0; (inode = inode_next(t, &at));)
+        HASH_CLEAR(by_name, inode->children);
+    for (size_t slot = 0; slot < t->slot_count; slot++) {
+        while (t->slots[slot]) /* another may move up */
+            free_inode(t, t->slots[slot]);
+    }
+    free(t->slots);
+    *t = (struct inode_table){0};
 }
 
 struct inode *inode_child(const struct inode *dir, const char *name)

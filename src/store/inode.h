@@ -26,8 +26,8 @@ struct version {
     struct timespec mtime; /* tv_nsec -1: not known */
 };
 
+/* There may be a million: with its share of the tables no more than 256 bytes beside the name. */
 struct inode {
-    UT_hash_handle by_id;
     UT_hash_handle by_name; /* among parent->children */
     struct inode *parent;   /* NULL: the root, or without a name any more */
     struct inode *children; /* directories: by name */
@@ -48,14 +48,16 @@ struct inode {
     mode_t mode;         /* with the type */
     uid_t uid;
     gid_t gid;
-    bool on_server; /* the server has something under this name */
-    bool own_mode;  /* mode was set here: listings do not change it */
-    bool own_owner; /* uid or gid were set here */
-    bool recorded;  /* the journal tells of it */
+    bool on_server : 1; /* the server has something under this name */
+    bool missed : 1;    /* directories: the kernel may know that some name is not there */
+    bool own_mode : 1;  /* mode was set here: listings do not change it */
+    bool own_owner : 1; /* uid or gid were set here */
+    bool recorded : 1;  /* the journal tells of it */
 };
 
 struct inode_table {
-    struct inode *by_id;
+    struct inode **slots; /* by id, in the first free slot from id modulo their number on */
+    size_t slot_count;    /* a power of two; never all in use */
     struct inode *root;
     uint64_t next_id;
     uint64_t clock; /* counts changes made here; orders them against listings */
@@ -73,6 +75,8 @@ void inode_table_free(struct inode_table *);
 
 /* NULL when there is none. */
 struct inode *inode_find(struct inode_table *, uint64_t id);
+/* All inodes, one after another; *at starts at 0. None may be added or freed meanwhile. */
+struct inode *inode_next(const struct inode_table *, size_t *at);
 struct inode *inode_child(const struct inode *dir, const char *name);
 
 /* A new inode under a name that is free in dir; mode with its type. NULL when out of memory. */

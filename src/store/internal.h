@@ -169,8 +169,9 @@ struct store {
     size_t hidden_names;
     int away; /* -errno while the pool does not answer */
     int64_t away_ms, away_until;
-    unsigned listings;    /* under way */
-    struct grave *graves; /* while there are any */
+    int64_t listing_took_ms; /* the last one */
+    unsigned listings;       /* under way */
+    struct grave *graves;    /* while there are any */
 
     struct file *files;
     unsigned streams; /* downloads under way */

@@ -451,9 +451,9 @@ static int frame_left(struct buf *out, const struct inode *inode)
 
 static int whole_tree(struct store *s, struct buf *out)
 {
-    struct inode *inode, *next;
+    struct inode *inode;
     int err = 0;
-    HASH_ITER (by_id, s->inodes.by_id, inode, next) {
+    for (size_t at = 0; (inode = inode_next(&s->inodes, &at));) {
         if (!err && is_to_be_told(inode))
             err = frame_node(out, inode);
         if (!err && S_ISREG(inode->mode) && inode->parent && inode->file && inode->file->over_left)

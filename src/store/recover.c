@@ -352,9 +352,9 @@ static size_t open_contents(struct store *s)
         if (f->content > s->contents)
             s->contents = f->content;
     }
-    struct inode *inode, *next;
-    HASH_ITER (by_id, s->inodes.by_id, inode, next) {
-        if (is_nothing(inode))
+    for (uint64_t id = INODE_ROOT_ID; id < s->inodes.next_id; id++) {
+        struct inode *inode = inode_find(&s->inodes, id);
+        if (inode && is_nothing(inode))
             inode_remove(&s->inodes, inode);
     }
     if (count)

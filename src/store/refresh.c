@@ -18,7 +18,9 @@ enum {
     TREE_MAX_ENTRIES = 5000, /* larger trees are listed a directory at a time, once known */
     HIDDEN_MAX_ENTRIES = 2000,
     HIDDEN_PATIENCE_MS = 3000,
-    AWAY_MS = 2000, /* how long a pool that did not answer is not asked again */
+    LISTING_REST = 4,        /* times what the last one took */
+    LONGEST_LIFE_MS = 60000, /* for that reason */
+    AWAY_MS = 2000,          /* how long a pool that did not answer is not asked again */
     PATH_LIMIT = 4096,
 };
 
@@ -116,7 +118,7 @@ static mode_t listed_mode(const struct store *s, enum entry_kind kind)
 
 static void tell_entry(struct store *s, struct inode *dir, const char *name)
 {
-    if (s->options.events.entry && (dir->nlookup || dir == s->inodes.root))
+    if (s->options.events.entry)
         s->options.events.entry(s->options.events.arg, dir, name);
 }
 
@@ -132,7 +134,8 @@ static struct inode *add_listed(struct merge *m, struct inode *dir, const char *
     inode->on_server = true;
     inode->seen = s->epoch;
     m->strange = true;
-    tell_entry(s, dir, name);
+    if (dir->missed)
+        tell_entry(s, dir, name);
     return inode;
 }
 
@@ -143,7 +146,8 @@ static void remove_listed(struct store *s, struct inode *inode)
     if ((inode->recorded || S_ISDIR(inode->mode)) && inode_path(inode, &path))
         store_record(s, RECORD_GONE, path.data, NULL, false);
     inode_pin(inode);
-    tell_entry(s, dir, inode->name);
+    if (inode->nlookup)
+        tell_entry(s, dir, inode->name);
     inode_remove(&s->inodes, inode);
     if (S_ISREG(inode->mode))
         store_file_orphaned(s, inode);
@@ -323,8 +327,10 @@ static void end_listing(struct store *s, struct listing_state *state, int err)
     state->call = NULL;
     if (--s->listings == 0)
         clear_graves(s);
-    if (!err)
+    if (!err) {
         state->listed_ms = state->asked_ms;
+        s->listing_took_ms = clock_ms() - state->asked_ms;
+    }
     store_note_reach(s, err);
     waitq_wake(&s->wakeup, &state->waiting, err);
 }
@@ -495,13 +501,29 @@ static int64_t news_ms(const struct store *s, const struct inode *dir, bool plai
     return at > s->stale_ms ? at : 0;
 }
 
+/* How long news are good: a listing that takes long is not asked for all the time. */
+static int64_t lifetime_ms(const struct store *s)
+{
+    int64_t least = s->listing_took_ms * LISTING_REST;
+    least = least < LONGEST_LIFE_MS ? least : LONGEST_LIFE_MS;
+    return s->options.attr_timeout_ms && s->options.attr_timeout_ms < least
+               ? least
+               : s->options.attr_timeout_ms;
+}
+
 static bool good_enough(const struct store *s, const struct waiter *w, int64_t news)
 {
-    return news && (news >= w->born || clock_ms() - news < s->options.attr_timeout_ms);
+    return news && (news >= w->born || clock_ms() - news < lifetime_ms(s));
+}
+
+/* As old as that they are still told, while newer ones are on their way. */
+static bool will_do(const struct store *s, int64_t news)
+{
+    return news && clock_ms() - news < 2 * lifetime_ms(s);
 }
 
 /* Directories made here whose listing was never asked are known to hold what was put there. */
-int store_fresh(struct store *s, struct waiter *w, struct inode *dir)
+static int fresh(struct store *s, struct waiter *w, struct inode *dir, bool exact)
 {
     int err = waiter_take_error(w);
     bool plain = dir_is_plain(s, dir);
@@ -535,8 +557,15 @@ int store_fresh(struct store *s, struct waiter *w, struct inode *dir)
     }
     if (err)
         return err;
+    if (!exact && !hidden_due && will_do(s, news))
+        return 0;
     waitq_park(&state->waiting, w);
     return STORE_WAIT;
+}
+
+int store_fresh(struct store *s, struct waiter *w, struct inode *dir)
+{
+    return fresh(s, w, dir, false);
 }
 
 int store_fresh_attr(struct store *s, struct waiter *w, struct inode *inode)
@@ -546,11 +575,15 @@ int store_fresh_attr(struct store *s, struct waiter *w, struct inode *inode)
     return store_fresh(s, w, inode->parent);
 }
 
+int64_t store_names_ttl_ms(const struct store *s, const struct inode *dir)
+{
+    int64_t left = news_ms(s, dir, dir_is_plain(s, dir)) + lifetime_ms(s) - clock_ms();
+    return left > 0 ? left : 0;
+}
+
 int64_t store_ttl_ms(const struct store *s, const struct inode *inode)
 {
-    const struct inode *dir = inode->parent ? inode->parent : s->inodes.root;
-    int64_t left = news_ms(s, dir, dir_is_plain(s, dir)) + s->options.attr_timeout_ms - clock_ms();
-    return left > 0 ? left : 0;
+    return store_names_ttl_ms(s, inode->parent ? inode->parent : s->inodes.root);
 }
 
 int store_lookup(struct store *s, struct waiter *w, struct inode *dir, const char *name,
@@ -561,11 +594,17 @@ int store_lookup(struct store *s, struct waiter *w, struct inode *dir, const cha
         return err == -EINVAL || err == -EILSEQ ? -ENOENT : err;
     if (!S_ISDIR(dir->mode))
         return -ENOTDIR;
-    err = store_fresh(s, w, dir);
+    err = fresh(s, w, dir, false);
     if (err)
         return err;
     *out = inode_child(dir, name);
-    return *out ? 0 : -ENOENT;
+    if (*out)
+        return 0;
+    err = fresh(s, w, dir, true); /* what is not known may have come */
+    if (err)
+        return err;
+    dir->missed = true;
+    return -ENOENT;
 }
 
 void store_invalidate(struct store *s)

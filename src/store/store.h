@@ -68,13 +68,17 @@ struct inode_table *store_inodes(struct store *);
 
 /* --- names and attributes */
 
-/* Makes the listing of a directory no older than the attribute timeout. When the pool is away, an
- * old listing will do. */
+/* Makes the listing of a directory no older than the attribute timeout, or, up to twice as old,
+ * has it renewed while the old one is still good for an answer. When the pool is away, any will do.
+ */
 int store_fresh(struct store *, struct waiter *, struct inode *dir);
 /* As above, for the attributes of any inode. */
 int store_fresh_attr(struct store *, struct waiter *, struct inode *);
 /* Milliseconds for which what store_fresh() said of this inode still holds. */
 int64_t store_ttl_ms(const struct store *, const struct inode *);
+/* The same for which names there are in a directory. */
+int64_t store_names_ttl_ms(const struct store *, const struct inode *dir);
+/* That there is no such name is never told from an old listing. */
 int store_lookup(struct store *, struct waiter *, struct inode *dir, const char *name,
                  struct inode **out);
 /* Forgets what listings said: the next look asks the server. */
