@@ -85,6 +85,7 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     cJSON_AddNumberToObject(counters, "bytes_in", (double)h.bytes_in);
     cJSON_AddNumberToObject(counters, "bytes_out", (double)h.bytes_out);
     cJSON_AddNumberToObject(counters, "downloads", (double)s.downloads);
+    cJSON_AddNumberToObject(counters, "downloads_ahead", (double)s.downloads_ahead);
     cJSON_AddNumberToObject(counters, "uploads", (double)s.uploads);
     cJSON_AddNumberToObject(counters, "refreshes", (double)s.refreshes);
     cJSON_AddNumberToObject(counters, "cache_hits", (double)s.cache_hits);

@@ -18,7 +18,7 @@ static size_t find_slot(const struct inode_table *t, uint64_t id)
 
 static int make_slots(struct inode_table *t)
 {
-    if (4 * (t->count + 1) <= 3 * t->slot_count)
+    if (8 * (t->count + 1) <= 7 * t->slot_count)
         return 0;
     struct inode_table larger = {.slot_count = t->slot_count ? 2 * t->slot_count : SLOTS_FIRST};
     larger.slots = calloc(larger.slot_count, sizeof *larger.slots);

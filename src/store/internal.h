@@ -162,6 +162,7 @@ struct store {
     bool no_tree;                /* this pool can't list recursively */
     bool hidden_patience_over;   /* plain directories wait no longer for `hidden` */
     struct loop_timer patience;
+    struct loop_timer trim;
     int64_t stale_ms;   /* listings asked before this are no news */
     int64_t strange_ms; /* when a listing was asked that showed names come or gone by others' doing:
                            `hidden` may have changed as well */

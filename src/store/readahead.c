@@ -7,6 +7,7 @@ enum {
     WINDOW_MOST = READAHEAD_NEXT / 2,
     BUDGET = 16 << 20, /* bytes fetched ahead; no more than a quarter of the cache */
     SLACK = 8,         /* files that may be left out in a pattern: parallel readers, filters */
+    SOON = 256 << 10,  /* bytes: smaller files are here before another connection would be */
     KEPT_PLACES = 2,   /* transfers that read-ahead leaves to others */
 };
 
@@ -82,7 +83,7 @@ static void plan(struct store *s, struct run *run, const struct inode *dir)
         if (!recent[i] || recent[i]->parent != dir)
             return;
     }
-    run->begun = 0;
+    run->begun = run->missed = 0;
     run->window = WINDOW_FIRST;
     run->by_name = false;
     if (go_as_listed(s, run)) {
@@ -214,9 +215,10 @@ void readahead_note(struct store *s, struct inode *inode)
         hit++;
     if (hit < run->planned) {
         run->next[hit] = 0;
+        run->missed = 0;
         run->window = run->window < WINDOW_MOST ? 2 * run->window : WINDOW_MOST;
         plan_on(s, run, dir, hit);
-    } else {
+    } else if (!run->planned || ++run->missed == READAHEAD_STEPS) {
         give_up(s, run);
         plan(s, run, dir);
     }
@@ -237,7 +239,7 @@ void readahead_give_way(struct store *s)
     for (struct run *run = s->ahead.runs; run < s->ahead.runs + READAHEAD_RUNS; run++) {
         for (unsigned i = run->planned; i-- > 0;) {
             struct file *f = planned_file(s, run, i);
-            if (is_ahead(f)) {
+            if (is_ahead(f) && f->inode->size > SOON) {
                 file_drop(f);
                 return;
             }

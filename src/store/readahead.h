@@ -13,7 +13,7 @@ struct inode;
 enum {
     READAHEAD_RUNS = 4,  /* directories that are watched at once */
     READAHEAD_NEXT = 64, /* siblings that are planned for */
-    READAHEAD_STEPS = 3, /* files read in order that make a pattern */
+    READAHEAD_STEPS = 3, /* files read in order that make a pattern, or not that break it */
 };
 
 /* Somebody's way through one directory. Files are told by their inode ids; 0: none. */
@@ -24,6 +24,7 @@ struct run {
     unsigned planned;                 /* entries of `next`; 0: no pattern yet */
     unsigned begun;                   /* up to there they were fetched, if need be */
     unsigned window;                  /* how many are to be fetched ahead */
+    unsigned missed;                  /* files read since that were not expected */
     bool by_name;                     /* in the order of names, else of the listing */
     uint64_t used;                    /* when, in readahead.uses */
 };

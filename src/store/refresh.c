@@ -5,6 +5,7 @@
 #include "store/internal.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -322,6 +323,12 @@ void store_set_away(struct store *s, int err)
     s->away_until = s->away_ms + AWAY_MS;
 }
 
+/* What a long answer took on its way is a multiple of what stays. */
+static void give_memory_back(void *arg)
+{
+    malloc_trim(0);
+}
+
 static void end_listing(struct store *s, struct listing_state *state, int err)
 {
     state->call = NULL;
@@ -330,6 +337,11 @@ static void end_listing(struct store *s, struct listing_state *state, int err)
     if (!err) {
         state->listed_ms = state->asked_ms;
         s->listing_took_ms = clock_ms() - state->asked_ms;
+    }
+    if (state->count > TREE_MAX_ENTRIES) {
+        if (!s->trim.fn)
+            loop_timer_init(&s->trim, s->loop, give_memory_back, s);
+        loop_timer_set(&s->trim, 0); /* the listing is not freed yet */
     }
     store_note_reach(s, err);
     waitq_wake(&s->wakeup, &state->waiting, err);
@@ -532,8 +544,11 @@ static int fresh(struct store *s, struct waiter *w, struct inode *dir, bool exac
         return is_unreachable(err) && (s->tree.listed_ms || news) ? 0 : err;
     if (dir != s->inodes.root && (!dir->parent || !dir->on_server))
         return 0;
-    bool hidden_due = plain && !s->hidden_patience_over &&
-                      (s->hidden.listed_ms <= s->stale_ms || s->hidden.listed_ms <= s->strange_ms);
+    bool may_wait = plain && !s->hidden_patience_over;
+    bool strange = may_wait && s->hidden.listed_ms <= s->strange_ms;
+    bool hidden_due = (may_wait && s->hidden.listed_ms <= s->stale_ms) || (strange && exact);
+    if (strange && !hidden_due && !s->away)
+        ask_hidden(s); /* nobody waits for it */
     if (good_enough(s, w, news) && !hidden_due)
         return 0;
     if (s->away && clock_ms() < s->away_until)
@@ -712,5 +727,7 @@ void store_refresh_free(struct store *s)
         session_cancel(s->hidden.call);
     if (s->patience.fn)
         loop_timer_stop(&s->patience);
+    if (s->trim.fn)
+        loop_timer_stop(&s->trim);
     clear_graves(s);
 }

@@ -165,6 +165,42 @@ static void many_names_in_one_directory(void **state)
     assert_true(sizeof(struct inode) <= 320);
 }
 
+static void ids_are_found_while_others_go(void **state)
+{
+    struct inode_table *t = *state;
+    struct inode *made[3000] = {0};
+    char name[16];
+    srand(3);
+    for (unsigned i = 0; i < 3000; i++) {
+        snprintf(name, sizeof name, "n%u", i);
+        made[i] = inode_add(t, t->root, name, S_IFREG | 0644);
+        unsigned gone = (unsigned)rand() % (i + 1);
+        if (i % 3 && made[gone]) {
+            uint64_t id = made[gone]->id;
+            inode_remove(t, made[gone]);
+            made[gone] = NULL;
+            assert_null(inode_find(t, id));
+        }
+    }
+    size_t left = 1; /* the root */
+    for (unsigned i = 0; i < 3000; i++) {
+        left += made[i] != NULL;
+        if (made[i])
+            assert_ptr_equal(inode_find(t, made[i]->id), made[i]);
+    }
+    size_t seen = 0;
+    for (size_t at = 0; inode_next(t, &at);)
+        seen++;
+    assert_int_equal(seen, left);
+    assert_int_equal(t->count, left);
+}
+
+/* With 8 bytes before it, up to 16 in the table of ids and 3 in that of names. */
+static void an_inode_is_small(void **state)
+{
+    assert_true(sizeof(struct inode) <= 256 - 8 - 16 - 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -175,6 +211,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_tree_is_removed_but_for_what_is_open, set_up, tear_down),
         cmocka_unit_test_setup_teardown(names_are_exchanged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(many_names_in_one_directory, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(ids_are_found_while_others_go, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_inode_is_small, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
