@@ -465,6 +465,20 @@ def test_a_cache_full_of_what_is_not_sent_refuses_more(remount, proxy, tcp_pool,
     assert tcp_pool.read(session, "b") == b"b" * 300_000
 
 
+def test_a_file_larger_than_the_cache_is_no_endless_download(remount, proxy, tcp_pool, session):
+    tcp_pool.write(session, "big", bytes(5_000_000))
+    mount = remount("cache-size=1M")
+    for size in (1 << 20, 4096):
+        with pytest.raises(OSError) as error, open(mount / "big", "rb", buffering=0) as file:
+            while file.read(size):
+                pass
+        assert error.value.errno == errno.ENOSPC
+    assert mount.status()["counters"]["downloads"] < 50
+    write(mount / "small", b"small")
+    mount.sync()
+    assert tcp_pool.read(session, "small") == b"small"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
 def test_the_disk_is_never_filled(mounts, tcp_pool, session, tmp_path, proxy):
     disk = tmp_path / "disk"

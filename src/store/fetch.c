@@ -14,6 +14,7 @@
 
 #include "util/cleanup.h"
 #include "util/log.h"
+#include "util/text.h"
 
 enum {
     NEAR = 2 << 20, /* so much is here sooner than the answer to another request */
@@ -161,6 +162,8 @@ static void fetch_failed(struct file *f, int err, const char *message, bool ahea
     if (!again && !ahead)
         log_warning("%s: download failed: %s", inode->name, message ? message : strerror(-err));
     f->restarts = again ? f->restarts : 0;
+    f->fetch_error = again ? 0 : err;
+    f->fetch_failed_ms = clock_ms();
     file_drop(f);
     waitq_wake(&f->store->wakeup, &f->waiting, again ? 0 : err);
 }
@@ -309,6 +312,10 @@ static int need_bytes(struct store *s, struct waiter *w, struct inode *inode, ui
         file_used(f);
         return 0;
     }
+    /* Who was woken for bytes that came may find them dropped again, with all that came. Were that
+     * one to ask anew, it could go on like that for ever. */
+    if (f->state == FILE_ABSENT && f->fetch_error && w->born < f->fetch_failed_ms)
+        return f->fetch_error;
     if (f->state == FILE_ABSENT && (err = begin(f)))
         return err;
     uint64_t at = missing_from(f, offset, end);

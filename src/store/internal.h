@@ -99,13 +99,15 @@ struct file {
 
     struct stream *streams;
     unsigned stream_count;
-    struct extents have;    /* FILLING: valid bytes */
-    int64_t expected;       /* the whole size by the answers' heads; -1: not told */
-    struct timespec served; /* Last-Modified by the same; tv_nsec -1: not told */
-    unsigned restarts;      /* because it changed on the way */
-    uint64_t asked_clock;   /* inode_table.clock when the last download began */
-    struct version version; /* FILLING, WHOLE: the server's file this is a copy of */
-    struct waitq waiting;   /* for bytes */
+    struct extents have;     /* FILLING: valid bytes */
+    int64_t expected;        /* the whole size by the answers' heads; -1: not told */
+    struct timespec served;  /* Last-Modified by the same; tv_nsec -1: not told */
+    unsigned restarts;       /* because it changed on the way */
+    int fetch_error;         /* of the last download that failed... */
+    int64_t fetch_failed_ms; /* ...and when that was */
+    uint64_t asked_clock;    /* inode_table.clock when the last download began */
+    struct version version;  /* FILLING, WHOLE: the server's file this is a copy of */
+    struct waitq waiting;    /* for bytes */
 
     /* keep.c: what is safe on this disk */
     uint64_t written;     /* counts changes of the content */
