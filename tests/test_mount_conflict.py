@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from support import proxy as fault
 from support.wait import wait_for
 
 pytestmark = [pytest.mark.session, pytest.mark.limit(60)]
@@ -100,6 +101,23 @@ def test_a_crash_after_the_upload_is_no_conflict(remount, tcp_pool, session):
     again = remount()
     again.sync()
     assert contents(tcp_pool, session) == {"a": b"second"}
+    assert again.status()["conflicts"] == 0
+
+
+def test_nor_is_a_crash_when_the_content_changed_since(remount, proxy, tcp_pool, session):
+    """What was on its way when the mount was killed comes to the pool, and is not the newest."""
+    mount = remount()
+    rule = proxy.rule(UPLOAD, fault.freeze_body(0))
+    (mount / "a").write_text("what is on its way")
+    wait_for(lambda: rule.used and "a" in tcp_pool.names(session), 10)
+    (mount / "a").write_text("newest")
+    mount.kill()
+    proxy.clear()
+    again = remount()
+    assert (again / "a").read_text() == "newest"
+    again.sync()
+    assert (again / "a").read_text() == "newest"
+    assert contents(tcp_pool, session) == {"a": b"newest"}
     assert again.status()["conflicts"] == 0
 
 

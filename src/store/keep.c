@@ -305,6 +305,13 @@ static uint64_t named_content(const struct file *f)
     return !f ? 0 : f->content && f->told > f->saved ? f->content : f->old_content;
 }
 
+/* Content of an upload whose answer may never be seen here: should this mount end now, the next
+ * one must know it for ours. */
+static uint64_t sent_before(const struct file *f)
+{
+    return f && f->sent_other ? f->sent_size : 0;
+}
+
 static void fill_facts(const struct inode *inode, struct node_facts *out)
 {
     const struct file *f = S_ISREG(inode->mode) ? inode->file : NULL;
@@ -320,6 +327,7 @@ static void fill_facts(const struct inode *inode, struct node_facts *out)
         .atime = inode->atime,
         .ctime = inode->ctime,
         .base = inode->base,
+        .sent = sent_before(f),
     };
 }
 

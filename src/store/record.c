@@ -1,11 +1,11 @@
 /* A body: type (1 byte), `how` (1), path and other (each 2 bytes of length, the bytes, NUL), and
- * where the type has facts 15 numbers of 8 bytes. Little endian. */
+ * where the type has facts 16 numbers of 8 bytes, the last not in old journals. Little endian. */
 #include "store/record.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { FACTS = 15, PATH_LIMIT = 1 << 14 };
+enum { FACTS = 16, FACTS_OLD = 15, PATH_LIMIT = 1 << 14 };
 
 static bool has_facts(enum record_type type)
 {
@@ -56,6 +56,7 @@ int record_write(struct buf *out, const struct record *r)
         (uint64_t)f->base.size,
         (uint64_t)f->base.mtime.tv_sec,
         (uint64_t)f->base.mtime.tv_nsec,
+        f->sent,
     };
     for (int i = 0; i < FACTS && !err; i++)
         err = put(out, numbers[i], 8);
@@ -101,8 +102,9 @@ static bool is_time(const struct timespec *t)
 
 static bool get_facts(struct cursor *c, struct node_facts *f)
 {
-    uint64_t n[FACTS];
-    for (int i = 0; i < FACTS; i++) {
+    uint64_t n[FACTS] = {0};
+    int count = c->left == FACTS_OLD * 8 ? FACTS_OLD : FACTS;
+    for (int i = 0; i < count; i++) {
         if (!get(c, 8, &n[i]))
             return false;
     }
@@ -117,6 +119,7 @@ static bool get_facts(struct cursor *c, struct node_facts *f)
         .atime = {(time_t)n[8], (long)n[9]},
         .ctime = {(time_t)n[10], (long)n[11]},
         .base = {.size = (int64_t)n[12], .mtime = {(time_t)n[13], (long)n[14]}},
+        .sent = n[15],
     };
     return n[0] <= NODE_FLAGS && n[1] <= UINT32_MAX && n[2] <= UINT32_MAX && n[3] <= UINT32_MAX &&
            is_time(&f->mtime) && is_time(&f->atime) && is_time(&f->ctime) &&

@@ -46,6 +46,7 @@ struct node_facts {
     int64_t size;
     struct timespec mtime, atime, ctime;
     struct version base;
+    uint64_t sent; /* so much other content of ours may have come there since; 0: none */
 };
 
 struct record {

@@ -131,8 +131,11 @@ static int read_node(struct store *s, const struct record *r)
     struct file *f = inode->file;
     if (r->facts.content && !(f = file_get(s, inode)))
         return -ENOMEM;
-    if (f)
+    if (f) {
         f->content = r->facts.content;
+        f->sent_other = r->facts.sent > 0;
+        f->sent_size = r->facts.sent;
+    }
     return 0;
 }
 
@@ -316,7 +319,8 @@ static int open_content(struct file *f)
     f->written = f->kept = f->told = 1;
     f->maybe_sent = true; /* the mount before may have been about it */
     f->inode->size = st.st_size;
-    f->sent_size = (uint64_t)st.st_size;
+    if (f->sent_size < (uint64_t)st.st_size)
+        f->sent_size = (uint64_t)st.st_size;
     file_account(f, (uint64_t)st.st_size);
     return 0;
 }
