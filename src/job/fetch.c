@@ -17,7 +17,7 @@ enum { TRIES = 3, AGAIN_MS = 300 };
 static struct session_call *download(struct job *j, const char *name, uint64_t offset,
                                      const struct session_sink *sink)
 {
-    char path[NAME_SIZE + 40];
+    char path[JOB_NAME_SIZE + 40];
     snprintf(path, sizeof path, "%s/%s", j->name, name);
     return session_download(j->session, path, offset, sink);
 }

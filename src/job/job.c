@@ -8,6 +8,9 @@
  *
  * Plain code is STARTING, WATCHING (one execution), OVER.
  *
+ * A job that its owner gave a name is HELD between FETCHING and CLEARING: it is cleared only when
+ * the owner has put down what came of it. One that is resumed begins with WATCHING.
+ *
  * Each but the last has one call to the session at a time, or a timer for the next; what fails and
  * may be tried again is. Start is told apart by the folder's name, so that it takes place once;
  * looks tell from where on they want the outputs, so that nothing is lost or comes twice. Stopping
@@ -92,10 +95,10 @@ bool job_output(struct job *j, int stream, const void *data, size_t len)
     return !j->abandoned;
 }
 
-/* The last thing that happens to a job. */
+/* The last thing that happens to a job, unless it is held. */
 static void job_tell(struct job *j)
 {
-    j->phase = JOB_OVER;
+    j->phase = j->held ? JOB_HELD : JOB_OVER;
     session_cancel(j->stop_call);
     j->stop_call = NULL;
     loop_timer_stop(&j->stop_next);
@@ -109,7 +112,8 @@ static void job_tell(struct job *j)
     }
     job_enter(j);
     j->events.done(j->events.arg, &j->result);
-    j->abandoned = true;
+    if (!j->held)
+        j->abandoned = true;
     job_leave(j);
 }
 
@@ -237,6 +241,19 @@ bool job_bear(struct job *j, const struct session_error *e)
 
 /* --- the end */
 
+static void clearing_over(struct job *j)
+{
+    if (!j->held) {
+        job_tell(j);
+        return;
+    }
+    j->phase = JOB_OVER;
+    job_enter(j);
+    j->events.cleared(j->events.arg);
+    j->abandoned = true;
+    job_leave(j);
+}
+
 static void cleared(void *arg, const struct session_error *e, const cJSON *value)
 {
     struct job *j = arg;
@@ -249,26 +266,43 @@ static void cleared(void *arg, const struct session_error *e, const cJSON *value
     if (e->err)
         log_warning("%s is left in the session: %s", j->name,
                     e->message ? e->message : strerror(-e->err));
-    job_tell(j);
+    clearing_over(j);
 }
 
 static void clear(struct job *j)
 {
-    j->call = session_helper(j->session, job_request(j, "clear", 0, 0), cleared, j);
+    j->call =
+        !j->to_clear ? NULL : session_helper(j->session, job_request(j, "clear", 0, 0), cleared, j);
     if (!j->call)
+        clearing_over(j);
+}
+
+/* All is known of the run, and its place may be cleared: at once, or when its owner says so. */
+static void ended(struct job *j)
+{
+    j->backoff_ms = BACKOFF_MS;
+    j->to_clear = !j->spec.plain; /* which left nothing in the session */
+    if (j->held || j->spec.plain) {
         job_tell(j);
+        return;
+    }
+    j->phase = JOB_CLEARING;
+    clear(j);
+}
+
+void job_clear(struct job *j)
+{
+    if (j->phase != JOB_HELD)
+        j->to_clear = !j->spec.plain;
+    j->backoff_ms = BACKOFF_MS;
+    j->phase = JOB_CLEARING;
+    loop_timer_set(&j->next, 0);
 }
 
 void job_end(struct job *j, enum job_state state, int exit_code, const char *message)
 {
     set_end(j, state, exit_code, message);
-    if (j->spec.plain) { /* it left nothing in the session */
-        job_tell(j);
-        return;
-    }
-    j->phase = JOB_CLEARING;
-    j->backoff_ms = BACKOFF_MS;
-    clear(j);
+    ended(j);
 }
 
 void job_lose(struct job *j, const struct session_error *e, const char *message)
@@ -407,11 +441,20 @@ void job_abandon(struct job *j)
 {
     if (j->abandoned)
         return; /* from within its own end */
-    j->abandoned = true;
     session_cancel(j->call);
     j->call = NULL;
     if (!j->spec.plain)
         forget_in_session(j);
+    job_detach(j);
+}
+
+void job_detach(struct job *j)
+{
+    if (j->abandoned)
+        return;
+    j->abandoned = true;
+    session_cancel(j->call);
+    j->call = NULL;
     job_enter(j);
     job_leave(j);
 }
@@ -432,7 +475,10 @@ static void next_step(void *arg)
             watch_start(j);
         return;
     case JOB_WATCHING:
-        watch_again(j);
+        if (j->spec.plain)
+            plain_look(j);
+        else
+            watch_again(j);
         return;
     case JOB_FETCHING:
         fetch_results(j);
@@ -440,6 +486,7 @@ static void next_step(void *arg)
     case JOB_CLEARING:
         clear(j);
         return;
+    case JOB_HELD:
     case JOB_OVER:
         return;
     }
@@ -457,6 +504,7 @@ static bool copy_spec(struct job *j, const struct job_spec *spec)
         n++;
     j->spec = *spec;
     j->spec.args = NULL;
+    j->spec.name = NULL; /* ours is in the job */
     j->spec.path = spec->code ? NULL : copy_or_null(spec->path);
     j->spec.code = copy_or_null(spec->code);
     j->spec.code_name = strdup(spec->code_name ? spec->code_name : "-c");
@@ -468,10 +516,28 @@ static bool copy_spec(struct job *j, const struct job_spec *spec)
     return (j->spec.path || j->spec.code) && j->spec.code_name;
 }
 
-static void new_name(char name[NAME_SIZE])
+void job_new_name(char name[JOB_NAME_SIZE])
 {
     strcpy(name, "acafs-job-");
     text_random_hex(name + strlen(name), 8);
+}
+
+/* Long code goes to a place that follows from the job's name, so that it is found again too. */
+static void name_upload(struct job *j)
+{
+    char *last = j->upload + JOB_NAME_SIZE - 2;
+    strcpy(j->upload, j->name);
+    *last = *last == '0' ? '1' : '0';
+}
+
+/* The run was started before, if at all: whatever there is of it, is watched. */
+static void resume(struct job *j)
+{
+    j->phase = JOB_WATCHING;
+    j->quiet_since = clock_ms();
+    j->executed = j->in_kernel; /* its answer went to another */
+    j->executed_at = clock_ms();
+    j->execution_state = EXECUTION_RUNNING;
 }
 
 struct job *job_start(struct loop *loop, struct session *session, const struct job_spec *spec,
@@ -487,14 +553,19 @@ struct job *job_start(struct loop *loop, struct session *session, const struct j
     j->in_kernel = spec->in_kernel;
     loop_timer_init(&j->next, loop, next_step, j);
     loop_timer_init(&j->stop_next, loop, tell_stop, j);
-    new_name(j->name);
+    job_new_name(j->name);
+    if (spec->name)
+        snprintf(j->name, sizeof j->name, "%s", spec->name);
+    j->held = spec->name != NULL;
     if (!copy_spec(j, spec)) {
         job_free(j);
         return NULL;
     }
     if (spec->code && !spec->in_kernel && !spec->plain && strlen(spec->code) > CODE_INLINE)
-        new_name(j->upload);
+        name_upload(j);
     j->phase = *j->upload ? JOB_SENDING : JOB_STARTING;
+    if (spec->resume)
+        resume(j);
     loop_timer_set(&j->next, 0);
     return j;
 }

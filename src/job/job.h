@@ -11,6 +11,8 @@
 
 struct job;
 
+enum { JOB_NAME_SIZE = 27 }; /* acafs-job-, 16 hex digits, NUL */
+
 struct job_spec {
     const char *path;        /* the script in the session, or NULL with code */
     const char *code;        /* code to run as it is ("-c", standard input) */
@@ -22,6 +24,11 @@ struct job_spec {
     bool keep_outputs;       /* harness leaves PATH.stdout, .stderr, .result and images beside
                                 the script in the session, replacing those of earlier runs */
     int64_t timeout_ms;      /* 0: none */
+    const char *name;        /* of its folder in the session, or of the plain code's execution, as
+                                job_new_name() gives it: by that the run is found again, and what is
+                                left of it stays until job_clear(). NULL: nobody will look for it */
+    bool resume;             /* it may have been started before, by that name: it is looked for, and
+                                its outputs come from their beginning; it is never started */
     unsigned others;         /* jobs that are under way in the session at the same time: its helper
                                 does one thing after another, so all wait the less in there */
 };
@@ -42,17 +49,23 @@ struct job_result {
     struct job_image *images;
     size_t image_count;
     int64_t milliseconds;
+    bool untraced;              /* resumed, and nothing in the session tells of the run */
     struct session_error error; /* why the run could not be started or followed */
 };
 
 /* output: bytes of stdout (1) or stderr (2), complete and in order for each, as they come.
- * done: exactly once; the result lives during the call only. */
+ * begun (may be NULL): the session has been heard to know of the run.
+ * done: exactly once; the result lives during the call only.
+ * cleared: after job_clear(), the last of all. */
 struct job_events {
+    void (*begun)(void *arg);
     void (*output)(void *arg, int stream, const void *data, size_t len);
     void (*done)(void *arg, const struct job_result *);
+    void (*cleared)(void *arg);
     void *arg;
 };
 
+void job_new_name(char name[JOB_NAME_SIZE]);
 /* NULL only when out of memory. The spec is copied. */
 struct job *job_start(struct loop *, struct session *, const struct job_spec *,
                       const struct job_events *);
@@ -60,5 +73,10 @@ struct job *job_start(struct loop *, struct session *, const struct job_spec *,
 void job_cancel(struct job *);
 /* Forgets the job at once, without done; the script in the session is ended in the background. */
 void job_abandon(struct job *);
+/* Forgets it likewise, and leaves it in the session to be resumed by its name. */
+void job_detach(struct job *);
+/* For a job with a name that is done, or was resumed only for this: what is left of it in the
+ * session goes, then `cleared` is called. */
+void job_clear(struct job *);
 
 #endif

@@ -2,7 +2,9 @@
  * kernel. Nothing can be watched meanwhile, and no more than STREAM_MAX of each output is told.
  *
  *     stop ──▶ the kernel is interrupted ──▶ the execution answers, or has had its time
- *       └── it can't be: the code goes on, with nobody to wait for it */
+ *       └── it can't be: the code goes on, with nobody to wait for it
+ *
+ * Of one that was started before, by another, the pool is asked what became of it. */
 #include "job/private.h"
 
 #include <errno.h>
@@ -16,6 +18,7 @@ enum {
     STREAM_MAX = 1 << 20, /* characters that we ask for; a pool may know no such wish, */
     STREAM_USUAL = 4096,  /* and then gives so many */
     STOP_MS = 5000,
+    LOOK_MS = 1000,
 };
 
 /* Whether an output ends where a pool cuts it. */
@@ -103,14 +106,8 @@ static void end_as(struct job *j, const struct execution *x)
     free(said);
 }
 
-static void executed(void *arg, const struct session_error *e, const struct execution *x)
+static void take_execution(struct job *j, const struct execution *x)
 {
-    struct job *j = arg;
-    j->execution = NULL;
-    if (e->err) {
-        job_lose(j, e, NULL);
-        return;
-    }
     if (x->milliseconds >= 0)
         j->result.milliseconds = x->milliseconds;
     take_value(j, x);
@@ -131,13 +128,49 @@ static void executed(void *arg, const struct session_error *e, const struct exec
         end_as(j, x);
 }
 
+static void executed(void *arg, const struct session_error *e, const struct execution *x)
+{
+    struct job *j = arg;
+    j->execution = NULL;
+    if (e->err)
+        job_lose(j, e, NULL);
+    else
+        take_execution(j, x);
+}
+
+static void looked(void *arg, const struct session_error *e, const struct execution *x)
+{
+    struct job *j = arg;
+    j->execution = NULL;
+    if (e->err == -ENOENT || e->err == -EOPNOTSUPP) {
+        job_end_unexplained(j, "the pool does not tell what became of the code");
+    } else if (e->err) {
+        job_bear(j, e);
+    } else {
+        j->trouble_since = 0;
+        if (x->state == EXECUTION_RUNNING)
+            loop_timer_set(&j->next, LOOK_MS);
+        else
+            take_execution(j, x);
+    }
+}
+
+void plain_look(struct job *j)
+{
+    j->execution = session_execution(j->session, j->name, looked, j);
+    if (!j->execution)
+        job_lose(j, &(struct session_error){.err = -ENOMEM}, NULL);
+}
+
 void plain_start(struct job *j)
 {
     int64_t seconds = (j->spec.timeout_ms + 999) / 1000;
     if (!seconds || seconds > SERVICE_LIMIT_S)
         seconds = SERVICE_LIMIT_S;
-    const struct session_code code = {
-        .code = j->spec.code, .timeout_s = seconds, .streams_max = STREAM_MAX};
+    const struct session_code code = {.code = j->spec.code,
+                                      .timeout_s = seconds,
+                                      .streams_max = STREAM_MAX,
+                                      .operation_id = j->held ? j->name : NULL};
     j->phase = JOB_WATCHING;
     j->execution = session_execute(j->session, &code, executed, j);
     if (!j->execution)
@@ -162,7 +195,7 @@ static void interrupted(void *arg, const struct session_error *e, const cJSON *v
 
 void plain_stop(struct job *j)
 {
-    if (j->stop_told || !j->execution) {
+    if (j->stop_told || (!j->execution && !j->spec.resume)) {
         give_up(j);
         return;
     }

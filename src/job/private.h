@@ -16,7 +16,6 @@
 
 enum {
     SERVICE_LIMIT_S = 220,               /* for one execution */
-    NAME_SIZE = 27,                      /* acafs-job-, 16 hex digits, NUL */
     PIECE = 192 << 10,                   /* bytes of output that one answer brings */
     DOWNLOAD_FROM = 1 << 20,             /* more than this is fetched by a download */
     RESULT_MAX = (16 << 20) + (1 << 20), /* the harness's own bound, and what describes images */
@@ -29,6 +28,7 @@ enum job_phase {
     JOB_STARTING,
     JOB_WATCHING,
     JOB_FETCHING,
+    JOB_HELD,
     JOB_CLEARING,
     JOB_OVER,
 };
@@ -43,8 +43,11 @@ struct job {
     struct job_spec spec; /* its strings are ours */
     char **args;
     struct job_events events;
-    char name[NAME_SIZE];   /* its folder */
-    char upload[NAME_SIZE]; /* where long code was uploaded to, or "" */
+    char name[JOB_NAME_SIZE];   /* its folder */
+    char upload[JOB_NAME_SIZE]; /* where long code was uploaded to, or "" */
+    bool held;                  /* stays when it is done, until it is cleared */
+    bool to_clear;              /* something of it may be in the session */
+    bool begun;                 /* and its owner was told so */
     enum job_phase phase;
     bool in_kernel;            /* the spec's, or because nothing else can be done */
     bool no_process;           /* the latter */
@@ -133,6 +136,7 @@ void kernel_free(struct job *);
 
 /* --- plain.c */
 void plain_start(struct job *);
+void plain_look(struct job *);
 void plain_stop(struct job *);
 
 /* --- fetch.c */

@@ -106,9 +106,20 @@ static void later(struct job *j)
     loop_timer_set(&j->next, pause < PAUSE_MS ? pause : PAUSE_MS);
 }
 
+/* From now on the run may be under way: it must not be started once more. */
+static void tell_begun(struct job *j, const struct watch_answer *a)
+{
+    if (j->begun || a->state == WATCH_GONE || a->state == WATCH_MISSING)
+        return;
+    j->begun = true;
+    if (j->events.begun)
+        j->events.begun(j->events.arg);
+}
+
 static void act(struct job *j, struct watch_answer *a)
 {
     j->phase = JOB_WATCHING;
+    tell_begun(j, a);
     if (a->state != WATCH_DIED)
         j->died = 0;
     if (a->state <= WATCH_DIED && (!give_out(j, a) || fetch_more(j, a)))
@@ -126,6 +137,7 @@ static void act(struct job *j, struct watch_answer *a)
         died(j);
         return;
     case WATCH_GONE:
+        j->result.untraced = j->spec.resume;
         job_end_unexplained(j, "the session lost the run: it was recycled, or its files removed");
         return;
     case WATCH_MISSING:
