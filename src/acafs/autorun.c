@@ -121,15 +121,12 @@ static uint64_t hash_of(struct autorun *a, struct inode *inode)
 
 static void submit(struct autorun *a, struct script *s)
 {
-    const char *why = "out of memory";
-    _cleanup_json_ cJSON *request = cJSON_CreateObject();
-    cJSON_AddStringToObject(request, "path", s->path);
-    struct run *run = jobs_submit(a->jobs, request, &why);
+    const char *why;
+    struct run *run = jobs_submit_script(a->jobs, s->path, s->hash, &why);
     if (!run) {
         log_error("autorun: %s is not run: %s", s->path, why);
         return;
     }
-    run->unattended = true;
     s->job = run->id;
 }
 
@@ -140,6 +137,7 @@ static bool recall(struct autorun *a, struct script *s)
     if (!run || (run->state != RUN_QUEUED && run->state != RUN_SENDING))
         return false;
     run->unattended = false;
+    run->content = 0; /* it was not run */
     s->job = 0;
     jobs_cancel(run);
     return true;
@@ -265,6 +263,19 @@ void autorun_swapped(struct autorun *a, const struct inode *dir, const char *nam
 
 /* --- */
 
+/* What the mount before ran, or left to be run. */
+static void take_over(struct autorun *a)
+{
+    const struct run *run = NULL;
+    for (uint64_t id = 0; (run = jobs_next(a->jobs, id)); id = run->id) {
+        struct script *s = run->content ? get_script(a, run->path) : NULL;
+        if (!s)
+            continue;
+        s->hash = run->content;
+        s->job = run->id;
+    }
+}
+
 struct autorun *autorun_new(struct mount *m, struct jobs *jobs, const char *glob)
 {
     struct autorun *a = calloc(1, sizeof *a);
@@ -273,6 +284,7 @@ struct autorun *autorun_new(struct mount *m, struct jobs *jobs, const char *glob
     glob += *glob == '/' && glob[1];
     *a = (struct autorun){
         .mount = m, .jobs = jobs, .glob = glob, .whole_path = strchr(glob, '/') != NULL};
+    take_over(a);
     return a;
 }
 

@@ -36,6 +36,14 @@ static void reply_ok(struct command *c)
 
 static int step_submit(struct command *c)
 {
+    struct run *run = jobs_find(c->jobs, c->run_id);
+    int err = run ? jobs_kept(run, c->waiter) : 0;
+    if (err == STORE_WAIT)
+        return err;
+    if (err) {
+        reply_error(c, err, "the job can't be kept in the cache directory");
+        return 0;
+    }
     c->reply = cJSON_CreateObject();
     cJSON_AddNumberToObject(c->reply, "job", (double)c->run_id);
     return 0;

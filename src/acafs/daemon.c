@@ -15,6 +15,7 @@
 #include <utlist.h>
 
 #include "acafs/control.h"
+#include "acafs/jobs.h"
 #include "acafs/mount.h"
 #include "acafs/notify.h"
 #include "acafs/request.h"
@@ -244,6 +245,7 @@ static void serve(struct daemon *d)
         return;
     }
     d->phase = SERVING;
+    jobs_begin(control_jobs(d->mount->control));
     set_log_level(d, true);
     leave_group(d);
     ready(d, EXIT_OK);

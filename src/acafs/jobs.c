@@ -1,14 +1,17 @@
 #include "acafs/jobs.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utlist.h>
 
+#include "acafs/job_log.h"
 #include "acafs/notify.h"
+#include "store/fault.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -18,12 +21,14 @@ enum { KEEP_RUNS = 64 };
 
 struct jobs {
     struct mount *mount;
+    struct job_log *log;
     struct run *runs; /* oldest first */
     struct run *current;
     struct loop_timer next;
     uint64_t last_id;
-    bool ending;
-    struct waitq drained; /* for the end of the current run */
+    unsigned writings; /* of all runs */
+    bool begun, ending;
+    struct waitq drained; /* for the end of the current run, and of writings */
 };
 
 static void proceed(struct run *);
@@ -33,8 +38,12 @@ static void run_free(struct run *run)
     struct jobs *jobs = run->jobs;
     DL_DELETE(jobs->runs, run);
     waiter_leave(&run->waiter);
-    if (run->job)
+    job_log_forget(jobs->log, run);
+    jobs->writings -= run->writings;
+    if (run->job && run->cancel && run->state == RUN_RUNNING)
         job_abandon(run->job);
+    else if (run->job)
+        job_detach(run->job); /* the next mount finds it */
     for (int i = 0; i < 2; i++) {
         if (run->streams[i].fd >= 0)
             close(run->streams[i].fd);
@@ -45,27 +54,98 @@ static void run_free(struct run *run)
     free(run->path);
     free(run->code);
     free(run->code_name);
+    free(run->etag);
+    cJSON_Delete(run->request);
     cJSON_Delete(run->report);
     free(run);
 }
 
+/* --- on this disk */
+
+/* A run's document: its request, and of the rest what applies. */
+static cJSON *new_document(const struct run *run)
+{
+    cJSON *d = cJSON_CreateObject();
+    cJSON_AddItemReferenceToObject(d, "request", run->request);
+    if (run->content) {
+        char text[20];
+        snprintf(text, sizeof text, "%016llx", (unsigned long long)run->content);
+        cJSON_AddStringToObject(d, "content", text);
+    }
+    if (*run->name)
+        cJSON_AddStringToObject(d, "name", run->name);
+    if (run->etag)
+        cJSON_AddStringToObject(d, "etag", run->etag);
+    cJSON_AddBoolToObject(d, "begun", run->begun);
+    cJSON_AddBoolToObject(d, "cancel", run->cancel);
+    if (run->report) {
+        cJSON_AddItemReferenceToObject(d, "report", run->report);
+        cJSON_AddNumberToObject(d, "err", -run->err);
+        cJSON_AddBoolToObject(d, "cleared", run->cleared);
+    }
+    return d;
+}
+
+static void never_ran(struct run *, const char *state, int exit_code, int err, const char *message);
+
+static void written(void *arg, int err)
+{
+    struct run *run = arg;
+    struct jobs *jobs = run->jobs;
+    struct wakeup *wakeup = &jobs->mount->volume->wakeup;
+    run->writings--;
+    jobs->writings--;
+    run->write_err = err;
+    if (err)
+        log_error("job %llu: not kept in the cache directory: %s", (unsigned long long)run->id,
+                  strerror(-err));
+    else if (!run->kept)
+        fault_point("job-kept");
+    run->kept = run->kept || !err;
+    if (!run->kept && run->state == RUN_QUEUED)
+        never_ran(run, "lost", 69, err, "it could not be kept in the cache directory");
+    if (!run->writings)
+        waitq_wake(wakeup, &run->written, 0);
+    if (jobs->ending && !jobs->writings)
+        waitq_wake(wakeup, &jobs->drained, 0);
+    loop_timer_set(&jobs->next, 0);
+}
+
+static void put(struct run *run)
+{
+    _cleanup_json_ cJSON *document = new_document(run);
+    run->writings++;
+    run->jobs->writings++;
+    job_log_put(run->jobs->log, run->id, document, written, run);
+}
+
+int jobs_kept(struct run *run, struct waiter *w)
+{
+    if (!run->writings)
+        return run->kept ? 0 : run->write_err;
+    waitq_park(&run->written, w);
+    return STORE_WAIT;
+}
+
 /* --- from the queue to the end */
 
+/* One that has a name was started by the mount before, if at all. */
 static void start_next(void *arg)
 {
     struct jobs *jobs = arg;
-    if (jobs->current)
-        return;
     struct run *run;
+    if (jobs->current || !jobs->begun || jobs->ending)
+        return;
     DL_FOREACH (jobs->runs, run) {
-        if (run->state == RUN_QUEUED) {
-            jobs->current = run;
-            run->state = RUN_SENDING;
-            waiter_init(&run->waiter, run->waiter.wake);
-            proceed(run);
-            return;
-        }
+        if (run->state == RUN_QUEUED)
+            break;
     }
+    if (!run || !run->kept)
+        return;
+    jobs->current = run;
+    run->state = *run->name ? RUN_NAMING : RUN_SENDING;
+    waiter_init(&run->waiter, run->waiter.wake);
+    proceed(run);
 }
 
 static void forget_old(struct jobs *jobs)
@@ -76,7 +156,8 @@ static void forget_old(struct jobs *jobs)
     DL_FOREACH_SAFE (jobs->runs, run, next) {
         if (count <= KEEP_RUNS)
             break;
-        if (run->state == RUN_OVER && !run->changed.head) {
+        if (run->state == RUN_OVER && !run->changed.head && !run->written.head && !run->job) {
+            job_log_drop(jobs->log, run->id);
             run_free(run);
             count--;
         }
@@ -95,6 +176,7 @@ static void over(struct run *run)
 {
     struct jobs *jobs = run->jobs;
     run->state = RUN_OVER;
+    put(run);
     if (run->unattended)
         log_end(run);
     waitq_wake(&jobs->mount->volume->wakeup, &run->changed, 0);
@@ -142,6 +224,7 @@ static void never_ran(struct run *run, const char *state, int exit_code, int err
     add_text(run->report, "message", message);
     add_error(run->report, err, NULL, message);
     run->err = err ? err : -EINTR;
+    run->cleared = true;
     over(run);
 }
 
@@ -180,10 +263,51 @@ static void add_images(cJSON *report, const struct job_result *result)
     }
 }
 
+/* Once a job is begun, the next mount does not start it, whatever it finds. */
+static void job_begun(void *arg)
+{
+    struct run *run = arg;
+    fault_point("job-begun");
+    if (run->begun)
+        return;
+    run->begun = true;
+    put(run);
+}
+
+static const char *current_etag(const struct run *run)
+{
+    struct session_state state;
+    session_get_state(run->jobs->mount->client.session, &state);
+    return state.etag;
+}
+
+/* Of a run that left no trace: whether that is because it was never started. A session that is not
+ * the one in which it was to be has no trace either way. */
+static bool never_started(const struct run *run)
+{
+    const char *etag = current_etag(run);
+    return !run->begun && !run->cancel && run->etag && etag && strcmp(run->etag, etag) == 0;
+}
+
+/* By the same name: should the start be on its way still, it takes place once. */
+static void start_after_all(struct run *run)
+{
+    job_detach(run->job);
+    run->job = NULL;
+    run->resume = false;
+    run->state = RUN_SENDING;
+    waiter_init(&run->waiter, run->waiter.wake);
+    proceed(run);
+}
+
 static void job_done(void *arg, const struct job_result *result)
 {
     struct run *run = arg;
-    run->job = NULL;
+    fault_point("job-done");
+    if (result->untraced && never_started(run)) {
+        start_after_all(run);
+        return;
+    }
     cJSON *report = new_report(run, job_state_names[result->state], result->exit_code);
     cJSON_AddNumberToObject(report, "milliseconds", (double)result->milliseconds);
     add_text(report, "message", result->message);
@@ -193,20 +317,66 @@ static void job_done(void *arg, const struct job_result *result)
     add_error(report, result->error.err, result->error.code, result->error.message);
     run->report = report;
     run->err = result->state == JOB_SUCCEEDED ? 0 : result->error.err ? result->error.err : -EIO;
+    run->state = RUN_KEEPING;
+    waiter_init(&run->waiter, run->waiter.wake);
+    put(run);
+    proceed(run);
+}
+
+static void job_cleared(void *arg)
+{
+    struct run *run = arg;
+    run->job = NULL;
+    run->cleared = true;
+    if (run->state == RUN_OVER) { /* the mount before saw it end */
+        put(run);
+        return;
+    }
     run->state = RUN_LOOKING;
     store_invalidate(run->jobs->mount->store);
     waiter_init(&run->waiter, run->waiter.wake);
     proceed(run);
 }
 
-static void start(struct run *run)
+static struct job *new_job(struct run *run)
 {
     struct mount *m = run->jobs->mount;
-    const struct job_events events = {.output = job_output, .done = job_done, .arg = run};
+    const struct job_events events = {.begun = job_begun,
+                                      .output = job_output,
+                                      .done = job_done,
+                                      .cleared = job_cleared,
+                                      .arg = run};
+    run->spec.name = run->name;
+    run->spec.resume = run->resume;
+    return job_start(m->loop, m->client.session, &run->spec, &events);
+}
+
+static void start(struct run *run)
+{
+    for (int i = 0; i < 2; i++) { /* outputs come from their beginning, resumed or not */
+        struct output *out = &run->streams[i];
+        out->len = 0;
+        if (out->fd >= 0 && ftruncate(out->fd, 0))
+            log_warning("job %llu: %s", (unsigned long long)run->id, strerror(errno));
+    }
     run->state = RUN_RUNNING;
-    run->job = job_start(m->loop, m->client.session, &run->spec, &events);
+    run->job = new_job(run);
     if (!run->job)
         never_ran(run, "lost", 1, -ENOMEM, "out of memory");
+    else if (run->cancel)
+        job_cancel(run->job);
+}
+
+/* Gives the run its name, for this mount and the next. */
+static void name_run(struct run *run)
+{
+    const char *etag = current_etag(run);
+    run->state = RUN_NAMING;
+    if (*run->name)
+        return;
+    job_new_name(run->name);
+    run->etag = etag ? strdup(etag) : NULL;
+    put(run);
 }
 
 /* Takes the next step of the current run. */
@@ -223,8 +393,28 @@ static void proceed(struct run *run)
         err = store_sync(m->store, &run->waiter);
         if (err < 0)
             never_ran(run, "lost", 69, err, "files that it may read could not be uploaded");
-        else if (err == 0)
+        if (err)
+            return;
+        name_run(run);
+        proceed(run);
+        return;
+    case RUN_NAMING:
+        err = jobs_kept(run, &run->waiter);
+        if (err == STORE_WAIT)
+            return;
+        fault_point("job-named");
+        if (run->write_err)
+            never_ran(run, "lost", 69, run->write_err,
+                      "it could not be kept in the cache directory");
+        else
             start(run);
+        return;
+    case RUN_KEEPING:
+        if (jobs_kept(run, &run->waiter) == STORE_WAIT)
+            return;
+        fault_point("job-told");
+        run->state = RUN_CLEARING;
+        job_clear(run->job);
         return;
     case RUN_LOOKING:
         err = store_refresh_all(m->store, &run->waiter);
@@ -242,6 +432,7 @@ static void proceed(struct run *run)
         return;
     case RUN_QUEUED:
     case RUN_RUNNING:
+    case RUN_CLEARING:
     case RUN_OVER:
         return;
     }
@@ -254,26 +445,54 @@ static void woken(struct waiter *w)
 
 void jobs_cancel(struct run *run)
 {
+    if (run->state > RUN_RUNNING)
+        return;
     run->cancel = true;
-    if (run->job)
-        job_cancel(run->job);
-    else if (run->state == RUN_QUEUED || run->state == RUN_SENDING) {
+    if (run->job || run->resume) {
+        put(run);
+        if (run->job)
+            job_cancel(run->job);
+    } else {
         waiter_leave(&run->waiter);
         never_ran(run, "canceled", 130, 0, "Canceled");
     }
 }
 
-int jobs_drain(struct jobs *jobs, struct waiter *w)
+/* What is not started, is not started any more. */
+static void put_back(struct run *run)
+{
+    waiter_leave(&run->waiter);
+    run->state = RUN_QUEUED;
+    run->jobs->current = NULL;
+    if (!run->resume && *run->name) {
+        *run->name = '\0';
+        put(run);
+    }
+}
+
+static void begin_end(struct jobs *jobs)
 {
     struct run *run;
-    if (!jobs->ending) {
-        jobs->ending = true;
-        DL_FOREACH (jobs->runs, run) {
-            if (run->state != RUN_OVER)
-                jobs_cancel(run);
-        }
+    unsigned left = 0;
+    jobs->ending = true;
+    DL_FOREACH (jobs->runs, run) {
+        if (run->state <= RUN_RUNNING && run->changed.head)
+            jobs_cancel(run);
+        if (run == jobs->current && run->state < RUN_RUNNING)
+            put_back(run);
+        left += run->state <= RUN_RUNNING && !run->cancel;
     }
-    if (!jobs->current)
+    if (left)
+        log_info("%u jobs that nobody waits for go on with the next mount of the session", left);
+}
+
+int jobs_drain(struct jobs *jobs, struct waiter *w)
+{
+    if (!jobs->ending)
+        begin_end(jobs);
+    const struct run *run = jobs->current;
+    bool goes_on = run && run->state == RUN_RUNNING && !run->cancel;
+    if ((!run || goes_on) && !jobs->writings)
         return 0;
     waitq_park(&jobs->drained, w);
     return STORE_WAIT;
@@ -370,30 +589,123 @@ static const char *take_spec(struct run *run, const cJSON *request)
     return why;
 }
 
-struct run *jobs_submit(struct jobs *jobs, const cJSON *request, const char **why)
+static struct run *new_run(struct jobs *jobs, uint64_t id)
+{
+    struct run *run = calloc(1, sizeof *run);
+    if (!run)
+        return NULL;
+    run->jobs = jobs;
+    run->id = id;
+    waiter_init(&run->waiter, woken);
+    DL_APPEND(jobs->runs, run);
+    for (int i = 0; i < 2; i++) {
+        struct stat st = {0};
+        run->streams[i].fd = job_log_stream(jobs->log, id, i);
+        if (run->streams[i].fd >= 0 && fstat(run->streams[i].fd, &st) == 0)
+            run->streams[i].len = (uint64_t)st.st_size;
+    }
+    return run;
+}
+
+static struct run *submit(struct jobs *jobs, const cJSON *request, uint64_t content,
+                          const char **why)
 {
     *why = "the mount is about to end";
     if (jobs->ending)
         return NULL;
-    struct run *run = calloc(1, sizeof *run);
+    struct run *run = new_run(jobs, jobs->last_id + 1);
     *why = "out of memory";
     if (!run)
         return NULL;
-    run->jobs = jobs;
-    waiter_init(&run->waiter, woken);
-    DL_APPEND(jobs->runs, run);
-    for (int i = 0; i < 2; i++)
-        run->streams[i].fd =
-            open(jobs->mount->config->cache_dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     *why = take_spec(run, request);
+    run->request = cJSON_Duplicate(request, true);
+    if (!*why && !run->request)
+        *why = "out of memory";
     if (*why) {
+        job_log_drop(jobs->log, run->id);
         run_free(run);
         return NULL;
     }
-    run->id = ++jobs->last_id;
+    jobs->last_id++;
+    run->content = content;
+    put(run);
     forget_old(jobs);
-    loop_timer_set(&jobs->next, 0);
     return run;
+}
+
+struct run *jobs_submit(struct jobs *jobs, const cJSON *request, const char **why)
+{
+    return submit(jobs, request, 0, why);
+}
+
+struct run *jobs_submit_script(struct jobs *jobs, const char *path, uint64_t content,
+                               const char **why)
+{
+    _cleanup_json_ cJSON *request = cJSON_CreateObject();
+    cJSON_AddStringToObject(request, "path", path);
+    struct run *run = submit(jobs, request, content, why);
+    if (run)
+        run->unattended = true;
+    return run;
+}
+
+/* --- from the mount before */
+
+static const char *restore(struct run *run, const cJSON *document)
+{
+    const char *why = take_spec(run, json_object(document, "request")),
+               *name = json_string(document, "name"), *etag = json_string(document, "etag"),
+               *content = json_string(document, "content");
+    const cJSON *report = json_object(document, "report");
+    uint64_t err = 0;
+    json_bool(document, "begun", &run->begun);
+    json_bool(document, "cancel", &run->cancel);
+    json_bool(document, "cleared", &run->cleared);
+    json_uint(document, "err", &err);
+    if (name)
+        snprintf(run->name, sizeof run->name, "%s", name);
+    run->request = cJSON_Duplicate(json_object(document, "request"), true);
+    run->report = cJSON_Duplicate(report, true);
+    run->etag = etag ? strdup(etag) : NULL;
+    if (!why && (!run->request || (report && !run->report) || (etag && !run->etag)))
+        return "out of memory";
+    run->content = content ? strtoull(content, NULL, 16) : 0;
+    run->err = -(int)err;
+    run->kept = true;
+    run->resume = name != NULL;
+    run->unattended = !report;
+    run->state = report ? RUN_OVER : RUN_QUEUED;
+    return why;
+}
+
+static void take_document(void *arg, uint64_t id, const cJSON *document)
+{
+    struct jobs *jobs = arg;
+    jobs->last_id = id > jobs->last_id ? id : jobs->last_id;
+    struct run *run = document ? new_run(jobs, id) : NULL;
+    const char *why = run ? restore(run, document) : document ? "out of memory" : "damaged";
+    if (!why)
+        return;
+    log_error("job %llu of the mount before is lost: what was kept of it: %s",
+              (unsigned long long)id, why);
+    if (run)
+        run_free(run);
+}
+
+static int older(const struct run *a, const struct run *b)
+{
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+void jobs_begin(struct jobs *jobs)
+{
+    struct run *run;
+    jobs->begun = true;
+    loop_timer_set(&jobs->next, 0);
+    DL_FOREACH (jobs->runs, run) {
+        if (run->state == RUN_OVER && *run->name && !run->cleared && (run->job = new_job(run)))
+            job_clear(run->job);
+    }
 }
 
 struct run *jobs_find(struct jobs *jobs, uint64_t id)
@@ -425,7 +737,8 @@ unsigned jobs_waiting(const struct jobs *jobs)
 const char *run_state_name(const struct run *run)
 {
     static const char *const names[] = {
-        [RUN_QUEUED] = "queued",   [RUN_SENDING] = "uploading", [RUN_RUNNING] = "running",
+        [RUN_QUEUED] = "queued",   [RUN_SENDING] = "uploading", [RUN_NAMING] = "uploading",
+        [RUN_RUNNING] = "running", [RUN_KEEPING] = "running",   [RUN_CLEARING] = "running",
         [RUN_LOOKING] = "running", [RUN_SHOWING] = "running",   [RUN_OVER] = "over"};
     const char *state = run->report ? json_string(run->report, "state") : NULL;
     return run->state == RUN_OVER && state ? state : names[run->state];
@@ -438,6 +751,15 @@ struct jobs *jobs_new(struct mount *m)
         return NULL;
     jobs->mount = m;
     loop_timer_init(&jobs->next, m->loop, start_next, jobs);
+    const char *directory = store_directory(m->store);
+    int err = job_log_open(m->loop, directory, &jobs->log);
+    err = err ? err : job_log_read(jobs->log, take_document, jobs);
+    if (err) {
+        log_error("%s/jobs: %s", directory, strerror(-err));
+        jobs_free(jobs);
+        return NULL;
+    }
+    DL_SORT(jobs->runs, older);
     return jobs;
 }
 
@@ -448,5 +770,6 @@ void jobs_free(struct jobs *jobs)
     while (jobs->runs)
         run_free(jobs->runs);
     loop_timer_stop(&jobs->next);
+    job_log_close(jobs->log);
     free(jobs);
 }

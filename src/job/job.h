@@ -54,7 +54,7 @@ struct job_result {
 };
 
 /* output: bytes of stdout (1) or stderr (2), complete and in order for each, as they come.
- * begun (may be NULL): the session has been heard to know of the run.
+ * begun (may be NULL): the session has been heard to know of the run, which is not over.
  * done: exactly once; the result lives during the call only.
  * cleared: after job_clear(), the last of all. */
 struct job_events {

@@ -109,7 +109,8 @@ static void later(struct job *j)
 /* From now on the run may be under way: it must not be started once more. */
 static void tell_begun(struct job *j, const struct watch_answer *a)
 {
-    if (j->begun || a->state == WATCH_GONE || a->state == WATCH_MISSING)
+    bool known = a->state != WATCH_GONE && a->state != WATCH_MISSING;
+    if (j->begun || !known || a->state == WATCH_OVER) /* of which `done` tells */
         return;
     j->begun = true;
     if (j->events.begun)

@@ -20,6 +20,11 @@ static const char *const steps[] = {
     "change-made",      /* the server made it; no record tells so */
     "removal-done",     /* the server removed what a rename left; no record tells so */
     "conflict-renamed", /* the local copy got its name in the tree; no record tells so */
+    "job-kept",         /* a job is on disk; nobody was told */
+    "job-named",        /* and what its run is to be called; nothing is started */
+    "job-begun",        /* the session runs it; nothing tells so */
+    "job-done",         /* and how it went was heard; nothing tells so */
+    "job-told",         /* that is on disk; the session is not cleared */
 };
 
 static const char *armed;
