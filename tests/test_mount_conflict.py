@@ -147,6 +147,22 @@ def test_changed_while_we_were_unmounted(remount, proxy, tcp_pool, session):
     assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine"}
 
 
+def test_changed_while_we_were_unmounted_and_here_again(remount, proxy, tcp_pool, session):
+    """What was never sent explains nothing of what is there, though it is not here any more either."""
+    tcp_pool.write(session, "a", b"first")
+    mount = remount("unmount-timeout=1")
+    proxy.down()
+    (mount / "a").write_bytes(b"mine, for the first time")
+    assert mount.unmount() == 1
+    tcp_pool.write(session, "a", b"theirs")
+    proxy.up()
+    again = remount()
+    (again / "a").write_bytes(b"mine again")
+    again.sync()
+    there = contents(tcp_pool, session)
+    assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine again"}
+
+
 def test_a_crash_in_the_middle_of_a_conflict(remount, tcp_pool, session):
     tcp_pool.write(session, "a", b"first")
     mount = remount(ACAFS_FAULT="conflict-renamed")

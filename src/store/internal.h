@@ -132,6 +132,7 @@ struct file {
     uint64_t sent_size;        /* largest that an upload without an answer may have left there */
     bool maybe_sent;           /* there was one... */
     bool sent_other;           /* ...of content that is not what is here now */
+    bool left_over;            /* by the mount before, and not seen on the server since */
     int64_t due_ms;            /* QUEUED, RETRY, FAILED: not before */
     int64_t hurried_ms;        /* when somebody last asked for it to be sent at once */
     unsigned tries;            /* failed uploads in a row */
@@ -155,6 +156,7 @@ struct store {
     uint64_t contents; /* the last number given */
     uint64_t compact_size;
     bool whole_due; /* the next batch writes the journal anew */
+    bool open;      /* the journal was read, and is written */
     bool replaying, closing;
     struct intent *intents; /* of the mount before: renames whose outcome is not known */
 
@@ -273,6 +275,8 @@ void file_unname(struct file *);
 void file_keep_forget(struct file *);
 void store_keep_init(struct store *);
 void store_keep_free(struct store *);
+/* For the next mount: which files were not sent. */
+void store_note_unsent(struct store *);
 /* Rewrites the journal from the tree, at once: at the start. */
 int store_compact_now(struct store *);
 

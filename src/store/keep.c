@@ -312,12 +312,28 @@ static uint64_t sent_before(const struct file *f)
     return f && f->sent_other ? f->sent_size : 0;
 }
 
+/* Said at the end alone: until then an upload may begin at any time, and a crash come before it is
+ * told. */
+static bool is_unsent(const struct file *f)
+{
+    return f && f->store->closing && !f->maybe_sent && f->send != SEND_SENDING;
+}
+
+void store_note_unsent(struct store *s)
+{
+    const struct file *f;
+    DL_FOREACH (s->files, f) {
+        if (f->content && f->inode->parent && f->kept != f->saved && is_unsent(f))
+            store_note(s, f->inode);
+    }
+}
+
 static void fill_facts(const struct inode *inode, struct node_facts *out)
 {
     const struct file *f = S_ISREG(inode->mode) ? inode->file : NULL;
     *out = (struct node_facts){
         .flags = (inode->on_server ? NODE_ON_SERVER : 0) | (inode->own_mode ? NODE_OWN_MODE : 0) |
-                 (inode->own_owner ? NODE_OWN_OWNER : 0),
+                 (inode->own_owner ? NODE_OWN_OWNER : 0) | (is_unsent(f) ? NODE_UNSENT : 0),
         .mode = inode->mode,
         .uid = inode->uid,
         .gid = inode->gid,

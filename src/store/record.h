@@ -34,9 +34,8 @@ enum {
     NODE_ON_SERVER = 1,
     NODE_OWN_MODE = 2,
     NODE_OWN_OWNER = 4,
-    NODE_DIRTY = 8,
-    NODE_REFUSED = 16,
-    NODE_FLAGS = 31,
+    NODE_UNSENT = 8, /* `content`: no upload of it was begun until the mount ended */
+    NODE_FLAGS = 15,
 };
 
 struct node_facts {

@@ -133,6 +133,8 @@ static int read_node(struct store *s, const struct record *r)
         return -ENOMEM;
     if (f) {
         f->content = r->facts.content;
+        /* else the mount before may have been about it */
+        f->maybe_sent = r->facts.content && !(r->facts.flags & NODE_UNSENT);
         f->sent_other = r->facts.sent > 0;
         f->sent_size = r->facts.sent;
     }
@@ -317,7 +319,7 @@ static int open_content(struct file *f)
     f->store->cached_files++;
     f->state = FILE_DIRTY;
     f->written = f->kept = f->told = 1;
-    f->maybe_sent = true; /* the mount before may have been about it */
+    f->left_over = true;
     f->inode->size = st.st_size;
     if (f->sent_size < (uint64_t)st.st_size)
         f->sent_size = (uint64_t)st.st_size;

@@ -162,7 +162,7 @@ void file_saved(struct file *f, uint64_t written, const struct version *now)
     end_call(f);
     f->tries = 0;
     f->error = 0;
-    f->maybe_sent = f->sent_other = false;
+    f->maybe_sent = f->sent_other = f->left_over = false;
     f->sent_size = 0;
     f->saved = written;
     f->version = inode->base = *now;
@@ -356,7 +356,8 @@ static void checked(void *arg, const struct session_error *e, const struct entry
 /* A name that is new here, in a directory that was listed a moment ago, is free. */
 static bool needs_check(const struct file *f)
 {
-    return f->inode->on_server || f->maybe_sent || store_ttl_ms(f->store, f->inode) <= 0;
+    return f->inode->on_server || f->maybe_sent || f->left_over ||
+           store_ttl_ms(f->store, f->inode) <= 0;
 }
 
 /* Not tried while the pool is known not to answer, which was logged once for all, unless somebody

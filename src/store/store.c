@@ -48,6 +48,7 @@ int store_new(struct loop *loop, struct session *session, const struct store_opt
         store_free(s);
         return err;
     }
+    s->open = true;
     *out = s;
     return 0;
 }
@@ -59,6 +60,8 @@ void store_free(struct store *s)
     if (s->space_call)
         session_cancel(s->space_call);
     s->closing = true;
+    if (s->open)
+        store_note_unsent(s);
     store_recycle_free(s);
     store_recover_free(s);
     store_changes_free(s);
