@@ -131,7 +131,11 @@ class Mount:
         code = 0
         if self.running():
             try:
-                code = self.unmount() if mounted(self.path) else self.process.wait(30)
+                # The kernel may still be closing what a test has just closed.
+                wait_for(lambda: not mounted(self.path) or not subprocess.run(
+                    ["fusermount3", "-u", os.fspath(self.path)], stderr=subprocess.DEVNULL, check=False).returncode,
+                         30, "unmounting")
+                code = self.process.wait(30)
             except (AssertionError, subprocess.TimeoutExpired):
                 self.kill()
                 raise
