@@ -491,6 +491,25 @@ def test_a_timeout(acarun):
         nothing_left(acarun.pool, acarun.session)
 
 
+@pytest.mark.parametrize("trouble", ["freeze", "down"])
+@pytest.mark.parametrize("where", ["direct", "mounted"])
+def test_a_signal_ends_it_when_the_pool_is_away(proxied, mounts, proxy, session, tmp_path, trouble, where):
+    if where == "mounted":
+        mount = mounts(proxy=proxy, session=session, options=["timeout-connect=2", "timeout-read=3", "max-retries=0"])
+        proxied.folder, proxied.where = mount.path, []
+    script = proxied.script("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
+    flags = [] if where == "mounted" else [*proxied.where, "-s", session]
+    with proxied.started(*flags, script, log=tmp_path / "log") as running:
+        assert running.stdout.readline() in (b"begun\n", "begun\n")
+        getattr(proxy, trouble)()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(40) == 130
+    proxy.thaw() if trouble == "freeze" else proxy.up()
+    assert "may go on there" in (tmp_path / "log").read_text()
+    if where == "direct":
+        assert proxied.output(script, "stdout") == "begun\n"
+
+
 def test_a_timeout_that_is_not_reached(acarun):
     assert acarun("-t", "30", acarun.script("print('x')\n")).returncode == 0
 

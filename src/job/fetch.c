@@ -36,6 +36,7 @@ static int stream_data(void *arg, const void *data, size_t len)
     struct job *j = arg;
     const struct job_stream *s = &j->streams[j->fetching];
     uint64_t known = s->offset - j->position; /* of an earlier try */
+    job_heard(j);
     j->position += len;
     if (known >= len)
         return 0;

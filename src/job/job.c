@@ -17,7 +17,8 @@
  * has a call of its own:
  *
  *     wanted ──▶ told (SIGINT) ──▶ the watching sees the end; a supervisor kills after 5 s
- *                     └── in the kernel ──▶ killed from here after 5 s
+ *        │            └── in the kernel ──▶ killed from here after 5 s
+ *        └── nothing heard of the session for 10 s, told or not ──▶ OVER
  *
  * The session's helper does one thing after another, for others as well: what waits in there waits
  * only a moment, and the pauses between are made here. */
@@ -42,7 +43,9 @@ enum {
     PATIENCE_MS = 600000,
     STOP_AGAIN_MS = 300,
     KILL_AFTER_MS = 5000,
-    DEAF_MS = 10000,        /* a kernel's session that can't be told to stop for so long */
+    LISTEN_MS = 500, /* between looks whether a session that is to stop a run is heard of */
+    DEAF_MS =
+        10000, /* a session that is to stop a run, and not heard of for so long, is given up */
     CODE_INLINE = 96 << 10, /* longer code is uploaded first */
 };
 
@@ -347,7 +350,8 @@ static void stop_told(void *arg, const struct session_error *e, const cJSON *val
     struct job *j = arg;
     const char *state = json_string(value, "state");
     j->stop_call = NULL;
-    loop_timer_stop(&j->stop_next);
+    if (!e->err)
+        job_heard(j);
     if (e->err || !state || strcmp(state, "gone") == 0) {
         /* A kernel may come to it later; a process's start was told before this, or is lost. */
         loop_timer_set(&j->stop_next, STOP_AGAIN_MS);
@@ -355,13 +359,24 @@ static void stop_told(void *arg, const struct session_error *e, const cJSON *val
     }
     j->killed = j->stop_told;
     j->stop_told = true;
-    if (j->in_kernel && !j->killed)
-        loop_timer_set(&j->stop_next, KILL_AFTER_MS);
+    loop_timer_set(&j->stop_next, j->in_kernel && !j->killed ? KILL_AFTER_MS : LISTEN_MS);
     if (!j->call && j->phase == JOB_WATCHING)
         loop_timer_set(&j->next, 0);
 }
 
-/* The only kernel of the session runs the script, and nothing else can be run beside it. */
+void job_heard(struct job *j)
+{
+    j->heard_at = clock_ms();
+}
+
+/* Nothing was heard of the session for too long since the stop was wanted: it is away, or its only
+ * kernel runs the script and nothing else can be run beside it. */
+static bool is_deaf(const struct job *j)
+{
+    int64_t since = j->heard_at > j->stop_wanted_at ? j->heard_at : j->stop_wanted_at;
+    return clock_ms() - since >= DEAF_MS;
+}
+
 static void stop_unheard(struct job *j)
 {
     bool late = j->stop_state == JOB_TIMED_OUT;
@@ -379,11 +394,6 @@ static void tell_stop(void *arg)
     struct job *j = arg;
     if (j->phase > JOB_WATCHING)
         return;
-    if (j->stop_call && !j->spec.plain) {
-        if (j->in_kernel && !j->stop_told)
-            stop_unheard(j);
-        return;
-    }
     if (!j->stop_wanted) { /* the time is over, in the kernel */
         job_stop(j, JOB_TIMED_OUT);
         return;
@@ -399,11 +409,19 @@ static void tell_stop(void *arg)
         job_end(j, j->stop_state, j->result.exit_code, NULL);
         return;
     }
+    if (is_deaf(j)) {
+        stop_unheard(j);
+        return;
+    }
+    if (j->stop_call || (j->stop_told && (!j->in_kernel || j->killed))) {
+        loop_timer_set(&j->stop_next, LISTEN_MS);
+        return;
+    }
     cJSON *request = job_request(j, j->stop_told ? "kill" : "stop", 0, 0);
     cJSON_AddStringToObject(cJSON_GetObjectItemCaseSensitive(request, "args"), "why",
                             j->stop_state == JOB_TIMED_OUT ? "timed-out" : "canceled");
     j->stop_call = session_helper(j->session, request, stop_told, j);
-    loop_timer_set(&j->stop_next, j->stop_call ? DEAF_MS : STOP_AGAIN_MS);
+    loop_timer_set(&j->stop_next, j->stop_call ? LISTEN_MS : STOP_AGAIN_MS);
 }
 
 void job_stop(struct job *j, enum job_state state)
@@ -411,6 +429,7 @@ void job_stop(struct job *j, enum job_state state)
     if (j->stop_wanted || j->phase > JOB_WATCHING)
         return;
     j->stop_wanted = true;
+    j->stop_wanted_at = clock_ms();
     j->stop_state = state;
     loop_timer_set(&j->stop_next, 0);
 }

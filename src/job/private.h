@@ -70,6 +70,7 @@ struct job {
 
     /* stopping: a call of its own, which does not wait for the phase's */
     bool stop_wanted, stop_told;
+    int64_t stop_wanted_at, heard_at; /* clock_ms(); heard_at: of anything from the session */
     enum job_state stop_state;
     struct session_call *stop_call;
     struct loop_timer stop_next;
@@ -115,6 +116,8 @@ void job_end(struct job *, enum job_state, int exit_code, const char *message);
 /* As above, without clearing up, for there is nothing to clear or no way to. */
 void job_lose(struct job *, const struct session_error *, const char *message);
 void job_stop(struct job *, enum job_state);
+/* The session answered, or a piece of an answer came. */
+void job_heard(struct job *);
 /* An end that nobody told of: as it was wanted if it was, else lost. */
 void job_end_unexplained(struct job *, const char *message);
 void job_end_missing(struct job *);

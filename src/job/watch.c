@@ -169,6 +169,7 @@ static void watched(void *arg, const struct session_error *e, const cJSON *value
         return;
     }
     j->trouble_since = 0;
+    job_heard(j);
     act(j, &a);
     watch_answer_free(&a);
 }
