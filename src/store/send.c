@@ -505,15 +505,23 @@ void store_send_free(struct store *s)
 
 /* --- those who wait */
 
+/* Whether there is nothing to wait for: what was written when the ticket was drawn, now if it was not
+ * yet, is on the server, or the name is gone. */
+static bool is_there(const struct inode *inode, uint64_t *ticket)
+{
+    const struct file *f = inode->file;
+    if (!f || !inode->parent)
+        return true;
+    if (!*ticket)
+        *ticket = f->written;
+    return f->saved >= *ticket;
+}
+
 int store_commit(struct store *s, struct waiter *w, struct inode *inode, uint64_t *ticket)
 {
     int err = waiter_take_error(w);
     struct file *f = inode->file;
-    if (!f || !inode->parent)
-        return 0;
-    if (!*ticket)
-        *ticket = f->written;
-    if (f->saved >= *ticket)
+    if (is_there(inode, ticket))
         return 0;
     if (f->kept >= *ticket)
         return f->send == SEND_FAILED ? f->error : 0;
@@ -527,11 +535,7 @@ int store_flush(struct store *s, struct waiter *w, struct inode *inode, uint64_t
 {
     int err = waiter_take_error(w);
     struct file *f = inode->file;
-    if (!f || !inode->parent)
-        return 0;
-    if (!*ticket)
-        *ticket = f->written;
-    if (f->saved >= *ticket)
+    if (is_there(inode, ticket))
         return 0;
     if (err)
         return err;
