@@ -505,8 +505,8 @@ void store_send_free(struct store *s)
 
 /* --- those who wait */
 
-/* Whether there is nothing to wait for: what was written when the ticket was drawn, now if it was not
- * yet, is on the server, or the name is gone. */
+/* Whether there is nothing to wait for: what was written when the ticket was drawn, now if it was
+ * not yet, is on the server, or the name is gone. */
 static bool is_there(const struct inode *inode, uint64_t *ticket)
 {
     const struct file *f = inode->file;
