@@ -208,6 +208,15 @@ def test_mount_helper_and_remount(daemon, pool, session, tmp_path):
     assert pool.read(session, "a") == b"z\n"
 
 
+def test_mount_helper_finds_the_one_that_changes_users(daemon, session, tmp_path):
+    """As mount(8) starts it, without a PATH; mount.fuse3 is in sbin."""
+    helper = tmp_path / "mount.acafs"
+    helper.symlink_to(process.ACAFS)
+    done = process.run([helper, f"local#{session}", daemon.point, "-o", "setuid=nobody-of-that-name"], env={}, check=False)
+    assert done.returncode != 0 and not mounted(daemon.point)
+    assert "nobody-of-that-name" in done.stderr and "No such file" not in done.stderr
+
+
 def test_it_shows_in_the_mount_table(mount):
     line, = [line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {mount} " in line]
     assert line.split()[2] == "fuse.acafs"

@@ -90,7 +90,16 @@ int helper_as_user(const char *source, const char *mountpoint, char *const *opti
         if (buf_addf(&all, "%s%s", i ? "," : "", options[i]))
             return EXIT_OTHER;
     }
-    execlp("mount.fuse3", "mount.fuse3", what.data, mountpoint, "-o", all.data, (char *)NULL);
+    /* They would tell of whoever calls, not of that user. */
+    static const char *const callers[] = {"HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
+                                          "XDG_RUNTIME_DIR"};
+    for (size_t i = 0; i < sizeof callers / sizeof *callers; i++)
+        unsetenv(callers[i]);
+    /* mount(8) passes no PATH on, and where there is none nothing is looked for in sbin. */
+    static const char *const places[] = {"/sbin/mount.fuse3", "/usr/sbin/mount.fuse3",
+                                         "mount.fuse3"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        execlp(places[i], "mount.fuse3", what.data, mountpoint, "-o", all.data, (char *)NULL);
     log_error("mount.fuse3: %s (it is in the package fuse3)", strerror(errno));
     return EXIT_OTHER;
 }

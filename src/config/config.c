@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <glob.h>
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,10 +114,20 @@ static int set_defaults(struct config *c, char **why)
     return err;
 }
 
-/* "$XDG/acafs" or "$HOME/DOT/acafs", or NULL: neither is set. */
+/* mount(8) starts its helpers without HOME. */
+static const char *home_directory(void)
+{
+    const char *home = getenv("HOME");
+    if (home && home[0] == '/')
+        return home;
+    const struct passwd *user = getpwuid(geteuid());
+    return user ? user->pw_dir : NULL;
+}
+
+/* "$XDG/acafs" or "~/DOT/acafs", or NULL: there is neither. */
 static char *user_directory(const char *xdg, const char *dot)
 {
-    const char *base = getenv(xdg), *home = getenv("HOME");
+    const char *base = getenv(xdg), *home = home_directory();
     char *path = NULL;
     if (base && base[0] == '/')
         return asprintf(&path, "%s/acafs", base) < 0 ? NULL : path;
@@ -320,7 +331,7 @@ int config_finish(struct config *c, char **why)
                            ? strdup("/var/cache/acafs")
                            : user_directory("XDG_CACHE_HOME", ".cache");
     if (!c->cache_dir)
-        return config_problem(why, -EINVAL, "cache-dir: not set, and neither is HOME");
+        return config_problem(why, -EINVAL, "cache-dir: not set, and there is no home directory");
     if (c->cache_dir[0] != '/')
         return config_problem(why, -EINVAL, "cache-dir %s: want an absolute path", c->cache_dir);
     if (!c->local_socket)
