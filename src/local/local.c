@@ -130,11 +130,11 @@ static bool is_program(const char *path)
     return !stat(path, &st) && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
 }
 
-/* acapool beside this program (as installed) or in the folder beside its own (as built), else the
- * one in PATH. malloc'd; NULL when out of memory. */
+/* acapool where it is installed, acafs in sbin and acarun and it in bin, or built, in the folder
+ * beside this program's own; else the one in PATH. malloc'd; NULL when out of memory. */
 static char *find_program(void)
 {
-    static const char *const places[] = {"/", "/../acapool/"};
+    static const char *const places[] = {"/", "/../bin/", "/../acapool/"};
     char self[4096];
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
     if (len <= 0)
