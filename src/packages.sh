@@ -8,6 +8,7 @@ packages_run=(fuse3 bubblewrap python3 python3-pkg-resources ca-certificates)
 packages_test=(libcmocka-dev python3-pytest python3-pytest-timeout python3-pytest-xdist python3-matplotlib curl git rsync openssl
     sqlite3 vim-tiny attr patch procps mandoc systemd)
 packages_deb=(debhelper lintian)
+packages_machine=(debootstrap)
 
 # install_missing PACKAGE…: installs what is not there, and only then touches the network.
 install_missing() {
@@ -52,6 +53,11 @@ need_fuse() {
     if [ ! -c /dev/fuse ]; then
         echo "There is no /dev/fuse on this machine, so nothing can be mounted. Load the kernel's module" \
             "(modprobe fuse); in a container, start it with --device /dev/fuse --cap-add SYS_ADMIN." >&2
+        return 1
+    fi
+    if [ ! -r /dev/fuse ] || [ ! -w /dev/fuse ]; then
+        echo "$(id -un) may not open /dev/fuse, so nothing can be mounted. As root: chmod 666 /dev/fuse (udev" \
+            "does that on Debian; what is mounted is still its user's alone)." >&2
         return 1
     fi
 }

@@ -55,6 +55,21 @@ def test_quickstart_in_the_way_of_nothing(quickstart, tmp_path):
     assert done.returncode == 64 and "--nonsense" in done.stderr
 
 
+_FUSE = """set -e
+mknod -m "$1" "$2/fuse" c 10 229
+mount --bind "$2/fuse" /dev/fuse
+exec setpriv --reuid=65534 --regid=65534 --clear-groups bash -c "$3"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")
+@pytest.mark.parametrize("mode, code, said", [("666", 0, ""), ("600", 1, "As root: chmod 666 /dev/fuse")])
+def test_a_user_without_rights_to_fuse_is_told_so(tmp_path, mode, code, said):
+    done = process.run(["unshare", "--mount", "bash", "-c", _FUSE, "bash", mode, tmp_path,
+                        (TOP / "src/packages.sh").read_text() + "need_fuse\n"], check=False)
+    assert done.returncode == code and said in done.stderr and bool(said) == bool(done.stderr), done.stderr
+
+
 @pytest.fixture
 def readme():
     return (TOP / "README.md").read_text()
