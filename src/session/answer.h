@@ -87,6 +87,16 @@ struct session_info {
 };
 void session_info_free(struct session_info *);
 
+/* Identifiers of a pool's sessions. */
+struct session_names {
+    char **names;
+    size_t count;
+    size_t hidden; /* entries without an identifier that could be asked for, or be a file's name */
+    bool more;     /* another page follows */
+    char *next;    /* its URL, same origin as base; NULL: as this one, by `skip` */
+};
+void session_names_free(struct session_names *);
+
 /* Each fills out (zeroed first) and returns 0, or fills error and returns its -errno.
  * base: the URL that was asked, for the origin check of nextLink. */
 int answer_list(const struct answer *, const char *base, struct listing *out,
@@ -95,9 +105,14 @@ int answer_entry(const struct answer *, struct entry *out, struct session_error 
 int answer_delete(const struct answer *, struct session_error *);
 int answer_execute(const struct answer *, struct execution *out, struct session_error *);
 int answer_session(const struct answer *, struct session_info *out, struct session_error *);
+int answer_sessions(const struct answer *, const char *base, struct session_names *out,
+                    struct session_error *);
 /* For answers whose body is taken elsewhere (downloads): the error of a non-2xx status. */
 int answer_error(const struct answer *, struct session_error *);
 
+/* An identifier that the service allows, which is also a file's name: 0, or -EINVAL with *why (a
+ * literal). */
+int session_identifier_check(const char *identifier, const char **why);
 /* A name that a directory can show: see struct entry. */
 bool entry_name_ok(const char *name, size_t len);
 

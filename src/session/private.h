@@ -41,11 +41,11 @@ struct session {
     struct loop *loop;
     struct http *http;
     const struct http_authorizer *auth;
-    char *endpoint;    /* as given */
-    char *base;        /* without query and trailing '/' */
-    char *query;       /* of the endpoint, or "" */
-    char *unix_socket; /* or NULL */
-    char *identifier;
+    char *endpoint;       /* as given */
+    char *base;           /* without query and trailing '/' */
+    char *query;          /* of the endpoint, or "" */
+    char *unix_socket;    /* or NULL */
+    char *identifier;     /* NULL: the pool's own handle */
     char *wanted_version; /* NULL: negotiate */
     char *version;        /* in use or being tried */
     int64_t deadline_ms;
@@ -60,6 +60,7 @@ struct session {
     bool old_execute; /* executions go the old way, whatever the version of the rest */
     enum option empty_kernel, streams_max;
     int ranges;
+    unsigned sessions_form;             /* in which the pool answered what it has */
     enum subdirectories subdirectories; /* of uploads, lists and deletes */
     enum subdirectories content;        /* of downloads */
 
@@ -99,6 +100,7 @@ struct session_call {
     struct session_error error;
     bool ready;      /* in the session's list */
     bool waits;      /* for the version */
+    bool pool;       /* asks of the pool, touches no session: needs no version */
     bool redirected; /* the last request was answered 3xx */
     int64_t deadline_at;
     struct http_call *http;
@@ -148,6 +150,9 @@ void wire_defaults(const struct session *, struct http_request *);
 
 /* URLs; NULL when out of memory. directory NULL or "": no path parameter. */
 char *url_plain(const struct session *, const char *what, const char *version);
+/* identifier NULL: none; skip 0: left out. */
+char *url_pool(const struct session *, const char *what, const char *version,
+               const char *identifier, uint64_t skip);
 char *url_list(const struct session *, const char *directory, bool recursive);
 char *url_upload(const struct session *, const char *directory);
 char *url_file(const struct session *, const char *path, bool content);
@@ -165,8 +170,8 @@ bool path_ok(const char *path); /* parts joined by '/', none of them empty, "." 
 bool directory_plain(const struct session *, const char *path);
 char *path_parent(const char *path); /* malloc'd */
 const char *path_base(const char *path);
-/* Whether the file calls are the way to change or look at this path: in directories only once `path`
- * is known to be understood. */
+/* Whether the file calls are the way to change or look at this path: in directories only once
+ * `path` is known to be understood. */
 bool path_by_file_calls(const struct session *, const char *path);
 /* Whether an answer says that the file calls can't take this name. */
 bool name_refused(const struct session_call *, const char *path);

@@ -14,25 +14,6 @@ enum { DEFAULT_DEADLINE_MS = 120000 };
 
 /* --- the session */
 
-int session_identifier_check(const char *identifier, const char **why)
-{
-    size_t len = strlen(identifier);
-    if (len < 4 || len > 128) {
-        *why = "a session's identifier has 4 to 128 characters";
-        return -EINVAL;
-    }
-    /* The documentation's list, and '_', which both specifications have. */
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                  "_|-&^%$#(){}[];<>";
-    if (strspn(identifier, allowed) != len) {
-        *why =
-            "a session's identifier is made of letters, digits and _ | - & ^ % $ # ( ) { } [ ] ; "
-            "< >";
-        return -EINVAL;
-    }
-    return 0;
-}
-
 static char *copy_or_null(const char *text)
 {
     return text ? strdup(text) : NULL;
@@ -57,13 +38,14 @@ static int copy_options(struct session *s, const struct session_options *o)
         len--;
     s->base = strndup(o->endpoint, len);
     s->unix_socket = copy_or_null(o->unix_socket);
-    s->identifier = strdup(o->identifier);
+    s->identifier = copy_or_null(o->identifier);
     bool negotiate = !o->api_version || !*o->api_version || strcmp(o->api_version, "auto") == 0;
     s->wanted_version = negotiate ? NULL : strdup(o->api_version);
     s->version = strdup(negotiate ? "2025-10-02-preview" : o->api_version);
     s->deadline_ms = o->deadline_ms > 0 ? o->deadline_ms : DEFAULT_DEADLINE_MS;
-    bool whole = s->endpoint && s->base && s->query && s->identifier && s->version &&
-                 (!o->unix_socket || s->unix_socket) && (negotiate || s->wanted_version);
+    bool whole = s->endpoint && s->base && s->query && s->version &&
+                 (!o->identifier || s->identifier) && (!o->unix_socket || s->unix_socket) &&
+                 (negotiate || s->wanted_version);
     return whole ? 0 : -ENOMEM;
 }
 
@@ -71,7 +53,7 @@ int session_new(struct loop *loop, struct http *http, const struct http_authoriz
                 const struct session_options *options, struct session **out, char **why)
 {
     const char *problem;
-    int err = session_identifier_check(options->identifier, &problem);
+    int err = options->identifier ? session_identifier_check(options->identifier, &problem) : 0;
     if (!err)
         err = http_url_check(options->endpoint, options->unix_socket, &problem);
     if (err) {
@@ -190,7 +172,7 @@ static void call_begin(struct session_call *c)
 {
     if (c->error.err)
         call_end(c);
-    else if (c->session->connect == CONNECT_SETTLED)
+    else if (c->session->connect == CONNECT_SETTLED || c->pool)
         c->kind->begin(c);
     else
         connect_need(c);

@@ -21,7 +21,7 @@ struct session_call;
 struct session_options {
     const char *endpoint; /* pool management endpoint URL, with or without trailing '/' or query */
     const char *unix_socket; /* the local pool's, or NULL */
-    const char *identifier;
+    const char *identifier; /* NULL: of no session: only the calls about the pool may be made */
     const char *api_version; /* NULL or "auto": negotiate, newest first */
     int64_t deadline_ms;     /* for each file call in all, retries included; default 120,000.
                                 Transfers of content are bounded by lack of progress instead */
@@ -32,9 +32,6 @@ int session_new(struct loop *, struct http *, const struct http_authorizer *auth
                 const struct session_options *, struct session **out, char **why);
 /* Cancels what is under way. */
 void session_free(struct session *);
-
-/* 4-128 characters as the service allows them: 0 or -EINVAL with *why (a literal). */
-int session_identifier_check(const char *identifier, const char **why);
 
 const char *session_identifier(const struct session *);
 const char *session_endpoint(const struct session *);
@@ -155,6 +152,15 @@ struct session_call *session_execution(struct session *, const char *id, session
 typedef void session_info_fn(void *arg, const struct session_error *, const struct session_info *);
 struct session_call *session_info(struct session *, session_info_fn *, void *arg);
 struct session_call *session_delete(struct session *, session_done_fn *, void *arg);
+/* --- about the pool: these touch no session, and need no identifier of their own */
+typedef void session_names_fn(void *arg, const struct session_error *,
+                              const struct session_names *);
+/* All sessions the pool has: -EOPNOTSUPP where it does not tell. */
+struct session_call *session_sessions(struct session *, session_names_fn *, void *arg);
+/* Whether the pool has a session of that identifier: -ENOENT when not, -EOPNOTSUPP where it does not
+ * tell. */
+struct session_call *session_find(struct session *, const char *identifier, session_info_fn *,
+                                  void *arg);
 /* GET metadata, as the service words it. */
 struct session_call *session_metadata(struct session *, session_value_fn *, void *arg);
 

@@ -1,6 +1,7 @@
 /* URLs and headers: what goes over the wire, old and new. */
 #include "session/private.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -80,12 +81,22 @@ void wire_notice(struct session *s, const struct http_result *r)
 
 /* --- URLs: base/what?[the endpoint's query&]api-version=V&identifier=I */
 
-static int add_query(struct buf *url, const struct session *s, const char *version)
+static int add_identifier(struct buf *url, const char *identifier)
+{
+    int err = buf_adds(url, "&identifier=");
+    return err ? err : text_percent(url, identifier, strlen(identifier));
+}
+
+static int add_version(struct buf *url, const struct session *s, const char *version)
 {
     int err = buf_addf(url, "?%s%sapi-version=", s->query, *s->query ? "&" : "");
-    err = err ? err : text_percent(url, version, strlen(version));
-    err = err ? err : buf_adds(url, "&identifier=");
-    return err ? err : text_percent(url, s->identifier, strlen(s->identifier));
+    return err ? err : text_percent(url, version, strlen(version));
+}
+
+static int add_query(struct buf *url, const struct session *s, const char *version)
+{
+    int err = add_version(url, s, version);
+    return err ? err : add_identifier(url, s->identifier);
 }
 
 static int add_directory(struct buf *url, const char *directory)
@@ -110,6 +121,19 @@ char *url_plain(const struct session *s, const char *what, const char *version)
     struct buf url = {0};
     int err = buf_addf(&url, "%s/%s", s->base, what);
     err = err ? err : add_query(&url, s, version ? version : s->version);
+    return finish_url(&url, err);
+}
+
+char *url_pool(const struct session *s, const char *what, const char *version,
+               const char *identifier, uint64_t skip)
+{
+    struct buf url = {0};
+    int err = buf_addf(&url, "%s/%s", s->base, what);
+    err = err ? err : add_version(&url, s, version);
+    if (!err && identifier)
+        err = add_identifier(&url, identifier);
+    if (!err && skip)
+        err = buf_addf(&url, "&skip=%" PRIu64, skip);
     return finish_url(&url, err);
 }
 

@@ -34,6 +34,14 @@ static void rest(const struct answer *a)
         abort();
     execution_free(&x);
     session_error_free(&e);
+    struct session_names names;
+    answer_sessions(a, "https://pool.example/listSessions", &names, &e);
+    for (size_t i = 0; i < names.count; i++) {
+        if (!entry_name_ok(names.names[i], strlen(names.names[i])))
+            abort();
+    }
+    session_names_free(&names);
+    session_error_free(&e);
     struct session_info info;
     answer_session(a, &info, &e);
     session_info_free(&info);

@@ -89,10 +89,33 @@ class Handler(BaseHTTPRequestHandler):
         version = query.get("api-version")
         if version not in rules().get("versions", VERSIONS):
             return self.fail(400, rules().get("refusal", "SessionRequestNotSupported"))
-        assert query["identifier"] == "test|session", query
         parts = [urllib.parse.unquote(p) for p in url.path.strip("/").split("/")]
         assert parts[0] == "pool"
+        if parts[-1] in ("listSessions", "getSession") or parts[1:] == ["session"] and "identifiers" in rules():
+            return self.about_pool(method, "/".join(parts[1:]), query)
+        assert query["identifier"] == "test|session", query
         return self.route(method, parts[1:], query, body, version == OLD)
+
+    def about_pool(self, method, what, query):
+        """What the pool has: rules "identifiers", by the calls of "forms" alone."""
+        form = method + " " + what + " " + query["api-version"]
+        if not any(form.startswith(known) for known in rules().get("forms", [""])):
+            return self.fail(400, "SessionRequestNotSupported")
+        have = rules().get("identifiers", [])
+        if not what.endswith("listSessions"):
+            return self.send(200, {"etag": "e1"}) if query["identifier"] in have else \
+                self.fail(400, "SessionWithIdentifierNotFound")
+        assert "identifier" not in query, query
+        page, start = rules().get("page", 10**6), int(query.get("skip", 0))
+        answer = {"value" if method == "POST" else "sessions": [{"identifier": name} for name in have[start:start + page]]}
+        if start + page < len(have) or rules().get("endless"):
+            link = "/pool/%s?api-version=%s&skip=%d" % (what, query["api-version"], start + page)
+            answer["nextLink"] = link if rules().get("relative") else "http://" + self.headers["Host"] + link
+            if rules().get("endless"):
+                answer["nextLink"] = answer["nextLink"].replace("skip=", "skip=0&n=")
+        if rules().get("evil"):
+            answer["nextLink"] = "http://127.0.0.1:1/listSessions"
+        return self.send(200, answer)
 
     def route(self, method, parts, query, body, old):
         content = len(parts) == 3 and "files" in parts[:1]

@@ -248,6 +248,58 @@ static void names(void **state)
     assert_false(entry_name_ok("a\0b", 3));
 }
 
+static void lists_of_sessions(void **state)
+{
+    static const struct {
+        const char *body;
+        int err;
+        size_t count, hidden;
+        const char *first, *next;
+        bool more;
+    } cases[] = {
+        {"{\"sessions\":[{\"identifier\":\"alice\"},{\"identifier\":\"b|^;<>#1\"}],\"nextLink\":"
+         "null}",
+         0, 2, 0, "alice", NULL, false},
+        {"{\"value\":[{\"identifier\":\"alice\",\"etag\":7}],\"count\":1}", 0, 1, 0, "alice", NULL,
+         false},
+        {"[\"alice\", {\"properties\":{\"identifier\":\"second\"}}]", 0, 2, 0, "alice", NULL,
+         false},
+        {"{\"sessions\":null}", 0, 0, 0, NULL, NULL, false},
+        {"{\"sessions\":[],\"nextLink\":\"\"}", 0, 0, 0, NULL, NULL, false},
+        {"{\"sessions\":[{\"identifier\":\"../x\"},{\"identifier\":\"a/"
+         "bc\"},{\"identifier\":\"abc\"},"
+         "{\"identifier\":9},{},7,null,{\"identifier\":\"al\\u0000ice\"},{\"identifier\":\"....\"}]"
+         "}",
+         0, 0, 9, NULL, NULL, false},
+        {"{\"sessions\":[],\"nextLink\":\"/listSessions?skip=300\"}", 0, 0, 0, NULL, NULL, true},
+        {"{\"sessions\":[],\"nextLink\":\"https://pool.example/x?skip=3\"}", 0, 0, 0, NULL,
+         "https://pool.example/x?skip=3", true},
+        {"{\"sessions\":[{\"identifier\":\"alice\"}],\"nextLink\":\"https://evil.example/x\"}",
+         -EPROTO, 0, 0, NULL, NULL, false},
+        {"{\"sessions\":7}", -EPROTO, 0, 0, NULL, NULL, false},
+        {"{}", -EPROTO, 0, 0, NULL, NULL, false},
+        {"7", -EPROTO, 0, 0, NULL, NULL, false},
+        {"{\"sessions\":[", -EPROTO, 0, 0, NULL, NULL, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct answer a = {.status = 200, .body = cases[i].body, .len = strlen(cases[i].body)};
+        struct session_error e;
+        struct session_names n;
+        assert_int_equal(answer_sessions(&a, base, &n, &e), cases[i].err);
+        assert_int_equal(n.count, cases[i].count);
+        assert_int_equal(n.hidden, cases[i].hidden);
+        if (cases[i].first)
+            assert_string_equal(n.names[0], cases[i].first);
+        assert_int_equal(n.more, cases[i].more);
+        if (cases[i].next)
+            assert_string_equal(n.next, cases[i].next);
+        else
+            assert_null(n.next);
+        session_names_free(&n);
+        session_error_free(&e);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +307,7 @@ int main(void)
         cmocka_unit_test(error_header_counts_when_the_body_is_empty),
         cmocka_unit_test(genuine_replacement_character_is_a_name),
         cmocka_unit_test(names),
+        cmocka_unit_test(lists_of_sessions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

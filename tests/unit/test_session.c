@@ -996,6 +996,80 @@ static void one_recycling_is_told_once(void **state)
     }
 }
 
+/* --- about the pool */
+
+static void on_names(void *arg, const struct session_error *e, const struct session_names *n)
+{
+    struct fixture *f = arg;
+    f->size = n ? (int64_t)n->count : -1;
+    f->heads = n ? (unsigned)n->hidden : 0;
+    on_done(arg, e);
+}
+
+static void sessions_are_listed_page_by_page(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const rules[] = {
+        "\"relative\": 1", "\"relative\": 0",
+        "\"forms\": [\"GET listSessions 2025-02\"], \"relative\": 1",
+        "\"forms\": [\"POST .management/listSessions 2025-02\"], \"relative\": 1"};
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        char text[300];
+        snprintf(text, sizeof text,
+                 "{\"identifiers\": [\"one1\", \"two2\", \"a/b/c\", \"four\", \"five\"], \"page\": "
+                 "2, %s}",
+                 rules[i]);
+        fixture_rules(f, text);
+        for (int again = 0; again < 2; again++) {
+            fixture_wait(f, session_sessions(f->session, on_names, f));
+            assert_well(f);
+            assert_int_equal(f->size, 4);
+            assert_int_equal(f->heads, 1);
+        }
+    }
+    assert_int_equal(fixture_count(f, "GET /pool/files"), 0); /* no session was touched */
+}
+
+static void lists_that_never_end_do(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"identifiers\": [\"one1\", \"two2\"], \"page\": 2, \"endless\": 1}");
+    fixture_wait(f, session_sessions(f->session, on_names, f));
+    assert_well(f);
+    assert_int_equal(f->size, 2);
+    assert_int_equal(fixture_count(f, "listSessions"), 2);
+    fixture_rules(f, "{\"identifiers\": [\"one1\"], \"evil\": 1}");
+    fixture_wait(f, session_sessions(f->session, on_names, f));
+    assert_int_equal(f->err, -EPROTO);
+}
+
+static void pools_that_do_not_tell(void **state)
+{
+    struct fixture *f = *state;
+    fixture_rules(f, "{\"identifiers\": [], \"forms\": []}");
+    fixture_wait(f, session_sessions(f->session, on_names, f));
+    assert_int_equal(f->err, -EOPNOTSUPP);
+    fixture_wait(f, session_find(f->session, "alice", on_info, f));
+    assert_int_equal(f->err, -EOPNOTSUPP);
+}
+
+static void one_session_is_looked_for(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const forms[] = {"GET session 2025-10", "GET session 2025-02",
+                                        "POST .management/getSession 2025-02"};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        char text[200];
+        snprintf(text, sizeof text, "{\"identifiers\": [\"alice\"], \"forms\": [\"%s\"]}",
+                 forms[i]);
+        fixture_rules(f, text);
+        fixture_wait(f, session_find(f->session, "alice", on_info, f));
+        assert_well(f);
+        fixture_wait(f, session_find(f->session, "nobody", on_info, f));
+        assert_int_equal(f->err, -ENOENT);
+    }
+}
+
 static void identifier_stays_out_of_the_log(void **state)
 {
     struct fixture *f = *state;
@@ -1103,6 +1177,10 @@ int main(void)
         with_pool(options_of_executions_that_are_refused),
         with_pool(recycled_session_is_noticed),
         with_pool(one_recycling_is_told_once),
+        with_pool(sessions_are_listed_page_by_page),
+        with_pool(lists_that_never_end_do),
+        with_pool(pools_that_do_not_tell),
+        with_pool(one_session_is_looked_for),
         with_pool(identifier_stays_out_of_the_log),
         with_pool(nothing_is_called_after_free),
         cmocka_unit_test(identifiers),

@@ -329,6 +329,34 @@ static void session_that_goes_away(void **state)
     assert_well(f);
 }
 
+static void on_names(void *arg, const struct session_error *e, const struct session_names *n)
+{
+    struct fixture *f = arg;
+    f->size = n ? (int64_t)n->count : -1;
+    on_done(arg, e);
+}
+
+static void sessions_of_the_pool(void **state)
+{
+    struct fixture *f = *state;
+    const struct session_options options = {
+        .endpoint = f->url, .unix_socket = f->socket, .deadline_ms = 20000};
+    char *why = NULL;
+    struct session *handle;
+    assert_int_equal(session_new(f->loop, f->http, NULL, &options, &handle, &why), 0);
+    fixture_wait(f, session_sessions(handle, on_names, f));
+    assert_well(f);
+    assert_int_equal(f->size, 0);
+    fixture_wait(f, session_find(handle, "test|session", on_info, f));
+    assert_int_equal(f->err, -ENOENT);
+    fixture_upload(f, "f", "1", 1);
+    fixture_wait(f, session_sessions(handle, on_names, f));
+    assert_int_equal(f->size, 1);
+    fixture_wait(f, session_find(handle, "test|session", on_info, f));
+    assert_well(f);
+    session_free(handle);
+}
+
 #define with_pool(test)                                                                            \
     cmocka_unit_test_setup_teardown(test, fixture_setup_acapool, fixture_teardown)
 
@@ -344,6 +372,7 @@ int main(void)
         with_pool(busy_session),
         with_pool(executions),
         with_pool(session_that_goes_away),
+        with_pool(sessions_of_the_pool),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
