@@ -21,7 +21,7 @@ struct session_call;
 struct session_options {
     const char *endpoint; /* pool management endpoint URL, with or without trailing '/' or query */
     const char *unix_socket; /* the local pool's, or NULL */
-    const char *identifier; /* NULL: of no session: only the calls about the pool may be made */
+    const char *identifier;  /* NULL: of no session: only the calls about the pool may be made */
     const char *api_version; /* NULL or "auto": negotiate, newest first */
     int64_t deadline_ms;     /* for each file call in all, retries included; default 120,000.
                                 Transfers of content are bounded by lack of progress instead */
@@ -157,10 +157,13 @@ typedef void session_names_fn(void *arg, const struct session_error *,
                               const struct session_names *);
 /* All sessions the pool has: -EOPNOTSUPP where it does not tell. */
 struct session_call *session_sessions(struct session *, session_names_fn *, void *arg);
-/* Whether the pool has a session of that identifier: -ENOENT when not, -EOPNOTSUPP where it does not
- * tell. */
+/* Whether the pool has a session of that identifier: -ENOENT when not, -EOPNOTSUPP where it does
+ * not tell. */
 struct session_call *session_find(struct session *, const char *identifier, session_info_fn *,
                                   void *arg);
+/* Deletes the session of that identifier: -ENOENT when there is none. Its clients are not told. */
+struct session_call *session_end(struct session *, const char *identifier, session_done_fn *,
+                                 void *arg);
 /* GET metadata, as the service words it. */
 struct session_call *session_metadata(struct session *, session_value_fn *, void *arg);
 

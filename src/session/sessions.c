@@ -15,11 +15,12 @@ enum { PAGES_MAX = 1000, NAMES_MAX = 250000 };
 
 /* The calls for it, newest first. What one pool knows another answers with 400 or 404. */
 static const struct form {
-    const char *method, *list, *find, *version;
+    const char *method, *list, *find, *end_method, *end, *version;
 } forms[] = {
-    {"GET", "listSessions", "session", "2025-10-02-preview"},
-    {"GET", "listSessions", "session", "2025-02-02-preview"},
-    {"POST", ".management/listSessions", ".management/getSession", "2025-02-02-preview"},
+    {"GET", "listSessions", "session", "DELETE", "session", "2025-10-02-preview"},
+    {"GET", "listSessions", "session", "DELETE", "session", "2025-02-02-preview"},
+    {"POST", ".management/listSessions", ".management/getSession", "POST",
+     ".management/stopSession", "2025-02-02-preview"},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 
@@ -32,7 +33,8 @@ struct sessions_call {
     struct session_call call;
     session_names_fn *names_fn;
     session_info_fn *info_fn;
-    char *identifier; /* find */
+    session_done_fn *done;
+    char *identifier; /* find, end */
     unsigned form;
     char *url; /* list: of the page on its way */
     struct known_name *known;
@@ -88,12 +90,11 @@ static void next_form(struct session_call *c, void (*ask)(struct session_call *)
     }
 }
 
-static void send_form(struct session_call *c, const char *url, step_fn *step)
+static void send_form(struct session_call *c, const char *method, const char *url, step_fn *step)
 {
-    struct sessions_call *k = (struct sessions_call *)c;
-    bool post = forms[k->form].method[0] == 'P';
+    bool post = method[0] == 'P';
     struct http_request r = {.kind = HTTP_KIND_SESSION,
-                             .method = forms[k->form].method,
+                             .method = method,
                              .retry = HTTP_RETRY_SAFE,
                              .deadline_ms = call_left(c),
                              .body = post ? HTTP_BODY_BYTES : HTTP_BODY_NONE,
@@ -188,7 +189,7 @@ static void ask_page(struct session_call *c)
     }
     if (!k->url)
         k->url = page_url(k);
-    send_form(c, k->url, page_came);
+    send_form(c, forms[k->form].method, k->url, page_came);
 }
 
 static void list_finish(struct session_call *c)
@@ -231,7 +232,7 @@ static void ask_find(struct session_call *c)
     struct sessions_call *k = (struct sessions_call *)c;
     const struct form *f = &forms[k->form];
     _cleanup_free_ char *url = url_pool(c->session, f->find, f->version, k->identifier, 0);
-    send_form(c, url, found);
+    send_form(c, f->method, url, found);
 }
 
 static void find_finish(struct session_call *c)
@@ -248,6 +249,48 @@ struct session_call *session_find(struct session *s, const char *identifier, ses
     if (!k)
         return NULL;
     k->info_fn = fn;
+    k->call.pool = true;
+    k->form = s->sessions_form;
+    if (!(k->identifier = strdup(identifier)))
+        k->call.error.err = -ENOMEM;
+    return &k->call;
+}
+
+/* --- the end of one */
+
+static void ask_end(struct session_call *);
+
+static void ended(struct session_call *c, const struct answer *a)
+{
+    if (a)
+        answer_delete(a, &c->error);
+    if (c->error.err)
+        next_form(c, ask_end);
+    else
+        call_end(c);
+}
+
+static void ask_end(struct session_call *c)
+{
+    struct sessions_call *k = (struct sessions_call *)c;
+    const struct form *f = &forms[k->form];
+    _cleanup_free_ char *url = url_pool(c->session, f->end, f->version, k->identifier, 0);
+    send_form(c, f->end_method, url, ended);
+}
+
+static void end_finish(struct session_call *c)
+{
+    ((struct sessions_call *)c)->done(c->arg, &c->error);
+}
+
+struct session_call *session_end(struct session *s, const char *identifier, session_done_fn *done,
+                                 void *arg)
+{
+    static const struct call_kind kind = {ask_end, end_finish, release};
+    struct sessions_call *k = call_new(s, sizeof *k, &kind, arg);
+    if (!k)
+        return NULL;
+    k->done = done;
     k->call.pool = true;
     k->form = s->sessions_form;
     if (!(k->identifier = strdup(identifier)))

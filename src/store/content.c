@@ -104,6 +104,15 @@ static int make_room(struct store *s, const struct file *keep, uint64_t more)
     return has_room(s, more, fds) ? 0 : -ENOSPC;
 }
 
+void store_evict(struct store *s)
+{
+    struct file *f, *next;
+    DL_FOREACH_SAFE (s->files, f, next) {
+        if (!f->opens && file_idle(f))
+            evict_one(f);
+    }
+}
+
 struct file *file_get(struct store *s, struct inode *inode)
 {
     if (inode->file)

@@ -213,6 +213,16 @@ bool inode_below(const struct inode *inode, const struct inode *dir)
     return inode == dir;
 }
 
+bool inode_in_use(const struct inode_table *t)
+{
+    const struct inode *inode;
+    for (size_t at = 0; (inode = inode_next(t, &at));) {
+        if (inode != t->root && (inode->nlookup || inode->pins))
+            return true;
+    }
+    return false;
+}
+
 void inode_looked_up(struct inode *inode)
 {
     inode->nlookup++;

@@ -90,6 +90,8 @@ int inode_swap(struct inode_table *, struct inode *, struct inode *);
 /* Whether `inode` is `dir` or below it. */
 bool inode_below(const struct inode *inode, const struct inode *dir);
 
+/* Whether the kernel or an operation holds any but the root. */
+bool inode_in_use(const struct inode_table *);
 void inode_looked_up(struct inode *);
 void inode_forget(struct inode_table *, struct inode *, uint64_t count);
 void inode_pin(struct inode *);

@@ -212,8 +212,6 @@ struct store {
     uint64_t downloads, downloads_ahead, uploads, refreshes, cache_hits;
 };
 
-/* The error that a wake carried, once. */
-int waiter_take_error(struct waiter *);
 bool version_same(const struct version *, const struct version *);
 
 /* refresh.c */

@@ -25,13 +25,6 @@ enum {
     PATH_LIMIT = 4096,
 };
 
-int waiter_take_error(struct waiter *w)
-{
-    int err = w->err;
-    w->err = 0;
-    return err;
-}
-
 bool version_same(const struct version *a, const struct version *b)
 {
     if (a->size != b->size && a->size >= 0 && b->size >= 0)

@@ -98,6 +98,16 @@ static int lock(struct shelf *sh, char **why)
     return 0;
 }
 
+char *store_pool_directory(const char *cache_dir, const char *endpoint)
+{
+    struct buf path = {0};
+    if (buf_adds(&path, cache_dir) || add_hash(&path, endpoint)) {
+        buf_free(&path);
+        return NULL;
+    }
+    return buf_take(&path);
+}
+
 int shelf_open(const struct store_options *o, const char *endpoint, const char *identifier,
                struct shelf **out, char **path, char **why)
 {

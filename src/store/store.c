@@ -35,6 +35,8 @@ int store_new(struct loop *loop, struct session *session, const struct store_opt
         free(s);
         return err;
     }
+    if (options->first_id > s->inodes.next_id)
+        s->inodes.next_id = options->first_id;
     s->inodes.release = release_inode;
     s->inodes.release_arg = s;
     store_keep_init(s);
@@ -74,6 +76,18 @@ void store_free(struct store *s)
     shelf_unref(s->shelf);
     free(s->directory);
     free(s);
+}
+
+bool store_is_idle(const struct store *s)
+{
+    const struct file *f;
+    DL_FOREACH (s->files, f) {
+        if (f->written != f->saved || f->keeping || f->send != SEND_NONE || f->opens)
+            return false;
+    }
+    return !s->running && !s->next && !s->intents && !s->streams && !s->outbox && !s->sending &&
+           !s->removals && !s->changes && !s->change_list && !s->remakes && !s->idle.head &&
+           !s->changed.head;
 }
 
 struct inode_table *store_inodes(struct store *s)

@@ -51,6 +51,7 @@ struct store_options {
     mode_t umask;
     bool restore;   /* a session that was replaced by an empty one is filled again */
     bool keepalive; /* it is used now and then, so that it does not expire */
+    uint64_t first_id; /* inodes have ids from there on; 0: from the beginning */
     struct store_events events;
 };
 
@@ -62,6 +63,13 @@ int store_new(struct loop *, struct session *, const struct store_options *, str
 void store_free(struct store *);
 /* Finds out what became of renames that the store before was about: before the first listing. */
 int store_recover(struct store *, struct waiter *);
+/* Nothing is pending or being changed, and nobody waits for it: it can be freed and made anew, and
+ * nobody sees it. */
+bool store_is_idle(const struct store *);
+/* Drops the content that may be fetched again, open files' apart. */
+void store_evict(struct store *);
+/* Where the directories of a pool's sessions are; malloc'd. */
+char *store_pool_directory(const char *cache_dir, const char *endpoint);
 /* Where the session's content and journal are. */
 const char *store_directory(const struct store *);
 struct inode_table *store_inodes(struct store *);

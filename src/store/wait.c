@@ -41,6 +41,13 @@ void waitq_park(struct waitq *q, struct waiter *w)
     w->on = q;
 }
 
+int waiter_take_error(struct waiter *w)
+{
+    int err = w->err;
+    w->err = 0;
+    return err;
+}
+
 void waiter_leave(struct waiter *w)
 {
     if (w->on)

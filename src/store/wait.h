@@ -34,6 +34,8 @@ struct waitq {
 void wakeup_init(struct wakeup *, struct loop *);
 void waiter_init(struct waiter *, void (*wake)(struct waiter *));
 void waitq_park(struct waitq *, struct waiter *);
+/* The error that a wake carried, once. */
+int waiter_take_error(struct waiter *);
 /* Takes a waiter off whatever it is on: it will not be woken. */
 void waiter_leave(struct waiter *);
 /* Wakes all, each with err (0: go on). */
