@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "acafs/notify.h"
+#include "acafs/pool.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/log.h"
@@ -137,7 +138,8 @@ static int start_cancel(struct command *c, const char *rest)
 
 static int step_sync(struct command *c)
 {
-    int err = store_sync(c->mount->store, c->waiter);
+    const struct mount *m = c->mount;
+    int err = m->store ? store_sync(m->store, c->waiter) : pool_sync(m->volume->pool, c->waiter);
     if (err == STORE_WAIT)
         return err;
     if (err)
@@ -232,14 +234,15 @@ static int start_delete(struct command *c, const char *rest)
 static const struct {
     const char *name;
     int (*start)(struct command *, const char *rest);
+    bool of_pool; /* at a pool's root, too */
 } commands[] = {
-    {"run", start_run},
-    {"submit", start_submit},
-    {"wait", start_wait},
-    {"cancel", start_cancel},
-    {"sync", start_sync},
-    {"refresh", start_refresh},
-    {"delete-session", start_delete},
+    {"run", start_run, false},
+    {"submit", start_submit, false},
+    {"wait", start_wait, false},
+    {"cancel", start_cancel, false},
+    {"sync", start_sync, true},
+    {"refresh", start_refresh, false},
+    {"delete-session", start_delete, false},
 };
 
 int command_start(struct command *c, struct mount *m, struct jobs *jobs, struct waiter *w,
@@ -249,9 +252,14 @@ int command_start(struct command *c, struct mount *m, struct jobs *jobs, struct 
     line += strspn(line, " \t");
     size_t len = strcspn(line, " \t");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
-        if (strlen(commands[i].name) == len && strncmp(line, commands[i].name, len) == 0)
+        if (strlen(commands[i].name) == len && strncmp(line, commands[i].name, len) == 0 &&
+            (m->store || commands[i].of_pool))
             return commands[i].start(c, line + len + strspn(line + len, " \t"));
     }
+    if (!m->store)
+        return command_refuse(c,
+                              "unknown command; here is only sync, and more in the .acafs of each "
+                              "session");
     return command_refuse(c, "unknown command; there are: run submit wait cancel sync refresh "
                              "delete-session");
 }

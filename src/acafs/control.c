@@ -24,7 +24,8 @@ enum {
     NODE_CONTROL,
     NODE_STATUS,
     NODE_METRICS,
-    NODE_JOBS,
+    NODE_POOL, /* the number of those that a pool has */
+    NODE_JOBS = NODE_POOL,
     NODE_LOST, /* a symlink to where the cache has files of recycled sessions */
     NODE_FIXED,
     NODES_A_JOB = 16
@@ -105,11 +106,16 @@ static mode_t mode_of(fuse_ino_t ino)
     return S_IFREG | (ino == fixed_ino(NODE_CONTROL) ? 0600 : 0400);
 }
 
+static unsigned fixed_count(const struct control *c)
+{
+    return c->jobs ? NODE_FIXED : NODE_POOL;
+}
+
 static bool exists(const struct control *c, fuse_ino_t ino)
 {
     unsigned node;
     uint64_t id = job_of(ino, &node);
-    return id ? node < JOB_NODES && jobs_find(c->jobs, id) : node < NODE_FIXED;
+    return id ? node < JOB_NODES && c->jobs && jobs_find(c->jobs, id) : node < fixed_count(c);
 }
 
 static void fill_stat(const struct control *c, fuse_ino_t ino, struct stat *st)
@@ -132,9 +138,9 @@ static void fill_entry(const struct control *c, fuse_ino_t ino, struct fuse_entr
     fill_stat(c, ino, &e->attr);
 }
 
-static fuse_ino_t find_fixed(const char *name)
+static fuse_ino_t find_fixed(const struct control *c, const char *name)
 {
-    for (unsigned i = 1; i < NODE_FIXED; i++) {
+    for (unsigned i = 1; i < fixed_count(c); i++) {
         if (strcmp(name, fixed_names[i]) == 0)
             return fixed_ino(i);
     }
@@ -167,7 +173,7 @@ static fuse_ino_t find(const struct control *c, fuse_ino_t parent, const char *n
     if (id)
         return node == JOB_DIR ? find_job_file(id, name) : 0;
     if (node == NODE_DIR)
-        return find_fixed(name);
+        return find_fixed(c, name);
     return node == NODE_JOBS ? find_job(c, name) : 0;
 }
 
@@ -213,7 +219,7 @@ static bool next_entry(const struct control *c, fuse_ino_t dir, uint64_t offset,
     uint64_t id = job_of(dir, &node);
     *next = offset + 1;
     if (id || node == NODE_DIR) {
-        if (offset + 1 >= (id ? (uint64_t)JOB_NODES : NODE_FIXED))
+        if (offset + 1 >= (id ? (uint64_t)JOB_NODES : fixed_count(c)))
             return false;
         snprintf(name, 32, "%s", id ? job_names[offset + 1] : fixed_names[offset + 1]);
         *ino = id ? job_ino(id, (unsigned)offset + 1) : fixed_ino((unsigned)offset + 1);
@@ -281,7 +287,7 @@ static cJSON *run_status(const struct run *run)
 
 cJSON *control_status(const struct control *c)
 {
-    return status_json(c->mount, c->jobs);
+    return c->jobs ? status_json(c->mount, c->jobs) : status_pool_json(c->mount->volume);
 }
 
 static void fill_text(struct handle *h)
@@ -562,12 +568,17 @@ struct control *control_new(struct mount *m)
         return NULL;
     c->mount = m;
     loop_timer_init(&c->goodbye, m->loop, waited_enough, c);
-    c->jobs = jobs_new(m);
-    if (!c->jobs) {
+    c->jobs = m->store ? jobs_new(m) : NULL;
+    if (m->store && !c->jobs) {
         free(c);
         return NULL;
     }
     return c;
+}
+
+bool control_is_idle(const struct control *c)
+{
+    return !c->handles && jobs_are_idle(c->jobs);
 }
 
 void control_free(struct control *c)

@@ -1,5 +1,6 @@
-/* `.acafs` at the root of a mount: control, status, metrics and the last jobs. Nothing in it is
- * in the session; it is hidden from listings of the root. Files are read without a cache.
+/* `.acafs` at the root of a session, and (without jobs) of a pool that is mounted whole: control,
+ * status, metrics and the last jobs. Nothing in it is in the session; it is hidden from listings of
+ * the root. Files are read without a cache.
  *
  * Each open handle of `control` is one conversation: a command line is written, its reply (one
  * JSON document) read from the same handle; the read waits until the command is done. A handle
@@ -14,6 +15,9 @@ void control_free(struct control *);
 struct jobs *control_jobs(struct control *);
 /* As jobs_drain(). */
 int control_drain(struct control *, struct waiter *);
+
+/* Whether no handle is open, and all jobs are over and on disk. */
+bool control_is_idle(const struct control *);
 
 /* A new JSON object: what .acafs/status says. */
 cJSON *control_status(const struct control *);

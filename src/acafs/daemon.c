@@ -18,8 +18,10 @@
 #include "acafs/jobs.h"
 #include "acafs/mount.h"
 #include "acafs/notify.h"
+#include "acafs/pool.h"
 #include "acafs/request.h"
 #include "acafs/service.h"
+#include "acafs/status.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 #include "util/text.h"
@@ -104,7 +106,7 @@ static int new_mount(struct daemon *d)
 {
     struct session *session = d->volume.client.session;
     d->volume.client.session = NULL;
-    return mount_new(&d->volume, 0, session, &d->mount);
+    return mount_new(&d->volume, 0, session, 0, &d->mount);
 }
 
 /* --- the kernel's side */
@@ -171,7 +173,8 @@ static int mount_fuse(struct daemon *d)
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
     fuse_set_log_func(libfuse_says);
     int err = fuse_arguments(d->options, &args);
-    if (!err && !(v->fuse = fuse_session_new(&args, &mount_ops, sizeof mount_ops, v)))
+    const struct fuse_lowlevel_ops *ops = v->pool ? &pool_ops : &mount_ops;
+    if (!err && !(v->fuse = fuse_session_new(&args, ops, sizeof *ops, v)))
         err = -EINVAL;
     fuse_opt_free_args(&args);
     if (err)
@@ -245,7 +248,8 @@ static void serve(struct daemon *d)
         return;
     }
     d->phase = SERVING;
-    jobs_begin(control_jobs(d->mount->control));
+    if (d->mount)
+        jobs_begin(control_jobs(d->mount->control));
     set_log_level(d, true);
     leave_group(d);
     ready(d, EXIT_OK);
@@ -259,7 +263,7 @@ static void first_listing(struct waiter *w)
 {
     struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
     struct store *s = d->mount->store;
-    int err = store_recover(s, w);
+    int err = mount_recover(d->mount, w);
     if (!err)
         err = store_fresh(s, w, store_inodes(s)->root);
     if (err == STORE_WAIT)
@@ -283,6 +287,25 @@ static void connected(void *arg, const struct session_error *e)
     }
     waiter_init(&d->waiter, first_listing);
     first_listing(&d->waiter);
+}
+
+/* The same for a whole pool: it tells what it has, or that it never does. */
+static void first_sessions(struct waiter *w)
+{
+    struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
+    struct pool *p = d->volume.pool;
+    _cleanup_buf_ struct buf text = {0};
+    int err = pool_fresh(p, w);
+    if (err == STORE_WAIT)
+        return;
+    if (!err) {
+        serve(d);
+        pool_begin(p);
+        return;
+    }
+    const char *why = pool_trouble(p);
+    buf_addf(&text, "pool %s: %s", d->options->config->endpoint, why ? why : strerror(-err));
+    fail(d, err, text.data);
 }
 
 /* --- the end */
@@ -317,6 +340,16 @@ static unsigned tell_left(const struct daemon *d)
     return left + (unsigned)s.removals;
 }
 
+static void end_requests(struct volume *v)
+{
+    struct mount *m;
+    DL_FOREACH (v->mounts, m) {
+        requests_end(m, -ENOTCONN);
+    }
+    if (v->pool)
+        requests_end(pool_root(v->pool), -ENOTCONN);
+}
+
 static void tell_kernel(struct waiter *w)
 {
     struct daemon *d = (struct daemon *)((char *)w - offsetof(struct daemon, waiter));
@@ -328,7 +361,6 @@ static void tell_kernel(struct waiter *w)
  * locked by a caller who waits for us: until it is done all callers get their answer. */
 static void end_drain(struct daemon *d)
 {
-    struct mount *m;
     if (d->phase == ENDING)
         return;
     d->phase = ENDING;
@@ -338,9 +370,7 @@ static void end_drain(struct daemon *d)
         fputs("\r\033[K", stderr);
     d->code = tell_left(d) ? EXIT_OTHER : EXIT_OK;
     d->volume.ending = true;
-    DL_FOREACH (d->volume.mounts, m) {
-        requests_end(m, -ENOTCONN);
-    }
+    end_requests(&d->volume);
     waiter_init(&d->waiter, tell_kernel);
     tell_kernel(&d->waiter);
 }
@@ -395,9 +425,13 @@ static void shut_down(struct daemon *d)
 /* What .acafs/status says, for when the mount can't be read; its session stays a secret. */
 static void log_state(const struct daemon *d)
 {
-    _cleanup_json_ cJSON *status = control_status(d->mount->control);
+    const struct pool *p = d->volume.pool;
+    _cleanup_json_ cJSON *status =
+        p ? status_pool_json(&d->volume) : control_status(d->mount->control);
     const cJSON *member;
     cJSON_DeleteItemFromObjectCaseSensitive(status, "session");
+    if (p) /* these paths begin with sessions */
+        cJSON_DeleteItemFromObjectCaseSensitive(status, "pending");
     cJSON_ArrayForEach (member, status) {
         _cleanup_free_ char *text = cJSON_PrintUnformatted(member);
         log_info("state: %s: %s", member->string, text ? text : "?");
@@ -467,6 +501,25 @@ static int set_up_service(struct daemon *d)
     return service_new(d->volume.loop, describe, d, &d->service);
 }
 
+static int set_up_session(struct daemon *d)
+{
+    int err = new_mount(d);
+    if (err)
+        return err;
+    d->connecting = session_connect(d->mount->client.session, connected, d);
+    return d->connecting ? 0 : -ENOMEM;
+}
+
+static int set_up_pool(struct daemon *d)
+{
+    d->volume.pool = pool_new(&d->volume);
+    if (!d->volume.pool)
+        return -ENOMEM;
+    waiter_init(&d->waiter, first_sessions);
+    first_sessions(&d->waiter);
+    return 0;
+}
+
 static int set_up(struct daemon *d)
 {
     struct volume *v = &d->volume;
@@ -478,32 +531,29 @@ static int set_up(struct daemon *d)
     loop_timer_init(&d->progress_timer, v->loop, show_progress, d);
     if (!(v->notifier = notifier_new(v)))
         return -ENOMEM;
-    if ((err = set_up_service(d)) || (err = watch_signals(d)) || (err = new_client(v)) ||
-        (err = new_mount(d)))
+    if ((err = set_up_service(d)) || (err = watch_signals(d)) || (err = new_client(v)))
         return err;
-    d->connecting = session_connect(d->mount->client.session, connected, d);
-    return d->connecting ? 0 : -ENOMEM;
+    return v->config->all ? set_up_pool(d) : set_up_session(d);
 }
 
 static void tear_down(struct daemon *d)
 {
     struct volume *v = &d->volume;
-    struct mount *m;
     if (!v->loop)
         return;
     loop_timer_stop(&d->drain_timer);
     loop_timer_stop(&d->progress_timer);
     service_free(d->service);
     waiter_leave(&d->waiter);
-    DL_FOREACH (v->mounts, m) {
-        requests_end(m, -ENOTCONN);
-    }
+    end_requests(v);
     if (v->fuse_fd)
         loop_fd_del(v->fuse_fd);
     if (v->fuse)
         fuse_session_unmount(v->fuse); /* or only forgets the mount point, where it is gone */
-    while (v->mounts)
-        mount_free(v->mounts);
+    if (v->pool)
+        pool_free(v->pool);
+    else
+        mount_free(d->mount);
     notifier_free(v->notifier);
     loop_timer_stop(&v->wakeup.timer);
     if (v->fuse)

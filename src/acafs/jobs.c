@@ -734,6 +734,16 @@ unsigned jobs_waiting(const struct jobs *jobs)
     return n;
 }
 
+bool jobs_are_idle(const struct jobs *jobs)
+{
+    const struct run *run;
+    DL_FOREACH (jobs->runs, run) {
+        if (run->state != RUN_OVER || run->job || run->changed.head)
+            return false;
+    }
+    return !jobs->writings;
+}
+
 const char *run_state_name(const struct run *run)
 {
     static const char *const names[] = {

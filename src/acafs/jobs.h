@@ -91,6 +91,8 @@ void jobs_cancel(struct run *);
  * what was told is on disk, else 0. The others are the next mount's; one that runs goes on. */
 int jobs_drain(struct jobs *, struct waiter *);
 unsigned jobs_waiting(const struct jobs *);
+/* Whether all are over, and all there is to know of them on disk. */
+bool jobs_are_idle(const struct jobs *);
 const char *run_state_name(const struct run *);
 
 #endif

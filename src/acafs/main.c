@@ -24,6 +24,7 @@
 
 static const char usage[] =
     "usage: acafs [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTION[=VALUE],…]\n"
+    "       acafs [POOL] --all MOUNTPOINT …  a whole pool: each directory is a session\n"
     "       acafs status [MOUNTPOINT] [--json]  how a mount is\n"
     "       acafs list                      all mounts of this machine\n"
     "       acafs sync MOUNTPOINT           wait until all is in the session\n"
@@ -50,7 +51,7 @@ struct arguments {
     char *options[64];
     unsigned option_count;
     bool helper; /* mount(8) calls: its flags have other meanings */
-    bool foreground, debug, fake;
+    bool foreground, debug, fake, all;
 };
 
 static int usage_error(const char *what, const char *which)
@@ -62,8 +63,10 @@ static int usage_error(const char *what, const char *which)
 /* -1 to go on, else the exit code. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
-    static const struct option longs[] = {
-        {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
+    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
+                                          {"version", no_argument, NULL, 'V'},
+                                          {"all", no_argument, NULL, 'A'},
+                                          {0}};
     int c;
     opterr = 0;
     while ((c = getopt_long(argc, argv, "o:fdhVsvnt:N:", longs, NULL)) != -1) {
@@ -72,6 +75,9 @@ static int parse(int argc, char **argv, struct arguments *a)
             if (a->option_count == sizeof a->options / sizeof *a->options)
                 return usage_error("too many options: -o ", optarg);
             a->options[a->option_count++] = optarg;
+            break;
+        case 'A':
+            a->all = true;
             break;
         case 'd':
             a->debug = true;
@@ -107,6 +113,19 @@ static int parse(int argc, char **argv, struct arguments *a)
     return -1;
 }
 
+/* A whole pool has all of them: one that is named is a mistake, one that is set is for other
+ * mounts. */
+static int no_session(struct config *config)
+{
+    if (config_on_command_line(config, "session")) {
+        log_error("--all mounts every session of the pool: name none (it is MOUNTPOINT/SESSION)");
+        return EXIT_USAGE;
+    }
+    free(config->session);
+    config->session = NULL;
+    return 0;
+}
+
 /* 0, or the exit code after saying what is wrong. */
 static int settings(const struct arguments *a, struct config *config)
 {
@@ -118,10 +137,12 @@ static int settings(const struct arguments *a, struct config *config)
         err = config_mount_options(config, a->options[i], &why);
     if (!err && a->source)
         err = config_source(config, a->source, &why);
+    if (!err && a->all)
+        err = config_mount_options(config, "all", &why);
     if (!err)
         err = config_finish(config, &why);
     if (!err)
-        return 0;
+        return config->all ? no_session(config) : 0;
     log_error("%s", why ? why : strerror(-err));
     return code;
 }
@@ -196,7 +217,7 @@ static int mount_session(const struct arguments *a, struct config *config)
     _cleanup_free_ char *mountpoint = check_mountpoint(a->mountpoint);
     if (!mountpoint)
         return EXIT_MOUNTPOINT;
-    if (check_endpoint(config) || choose_session(config))
+    if (check_endpoint(config) || (!config->all && choose_session(config)))
         return EXIT_USAGE;
     curl_global_init(CURL_GLOBAL_DEFAULT);
     const struct daemon_options options = {

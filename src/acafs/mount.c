@@ -8,18 +8,23 @@
 
 #include "acafs/autorun.h"
 #include "acafs/control.h"
+#include "acafs/jobs.h"
 #include "acafs/notify.h"
 #include "acafs/passthrough.h"
+#include "acafs/pool.h"
 #include "acafs/request.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 
 struct mount *volume_mount(const struct volume *v, fuse_ino_t ino)
 {
-    return v->mounts;
+    if (!v->pool)
+        return v->mounts;
+    const struct member *member = pool_at(v->pool, ino);
+    return member ? member->mount : pool_root(v->pool);
 }
 
-static int open_store(struct mount *m)
+static int open_store(struct mount *m, uint64_t first_id)
 {
     const struct volume *v = m->volume;
     const struct config *c = m->config;
@@ -33,6 +38,7 @@ static int open_store(struct mount *m)
         .umask = c->umask,
         .restore = c->restore,
         .keepalive = c->keepalive || client_is_local(c), /* costs nothing there */
+        .first_id = first_id,
         .events = notifier_events(m),
     };
     _cleanup_free_ char *why = NULL;
@@ -44,7 +50,8 @@ static int open_store(struct mount *m)
     return err;
 }
 
-int mount_new(struct volume *v, fuse_ino_t slot, struct session *session, struct mount **out)
+int mount_new(struct volume *v, fuse_ino_t slot, struct session *session, uint64_t first_id,
+              struct mount **out)
 {
     struct mount *m = calloc(1, sizeof *m);
     if (!m) {
@@ -59,7 +66,7 @@ int mount_new(struct volume *v, fuse_ino_t slot, struct session *session, struct
     m->client = v->client;
     m->client.session = session;
     DL_APPEND(v->mounts, m);
-    int err = open_store(m);
+    int err = open_store(m, first_id);
     if (!err && !(m->control = control_new(m)))
         err = -ENOMEM;
     const char *glob = v->config->autorun;
@@ -78,6 +85,7 @@ void mount_free(struct mount *m)
     if (!m)
         return;
     DL_DELETE(m->volume->mounts, m);
+    waiter_leave(&m->recovery);
     waiter_leave(&m->drain);
     requests_end(m, -ENOTCONN);
     mount_close_directories(m);
@@ -87,6 +95,28 @@ void mount_free(struct mount *m)
     store_free(m->store);
     session_free(m->client.session);
     free(m);
+}
+
+int mount_recover(struct mount *m, struct waiter *w)
+{
+    if (m->recovered)
+        return 0;
+    int err = store_recover(m->store, w);
+    m->recovered = !err;
+    if (m->recovered && m->volume->pool)
+        jobs_begin(control_jobs(m->control)); /* of the only session: when it is mounted */
+    return err;
+}
+
+static void recovery_woken(struct waiter *w)
+{
+    mount_recover((struct mount *)((char *)w - offsetof(struct mount, recovery)), w);
+}
+
+void mount_recover_begin(struct mount *m)
+{
+    waiter_init(&m->recovery, recovery_woken);
+    mount_recover(m, &m->recovery);
 }
 
 /* --- the end */

@@ -16,6 +16,7 @@ struct control;
 struct dir_handle;
 struct notifier;
 struct passthrough;
+struct pool;
 
 /* What the kernel and the pool see: one of each. */
 struct volume {
@@ -28,6 +29,7 @@ struct volume {
     struct loop_fd *fuse_fd;
     struct wakeup wakeup; /* for queues of this layer */
     struct mount *mounts; /* open sessions */
+    struct pool *pool;    /* all of them are here; or NULL: one is */
     bool ending;          /* every request is refused */
     bool may_pass_through;
     uid_t owner; /* who mounted: owns .acafs */
@@ -50,6 +52,9 @@ struct mount {
     struct request *requests;        /* being waited for */
     struct dir_handle *directories;  /* open */
     struct passthrough *passthrough; /* files that the kernel reads by itself */
+    bool recovered;                  /* what the mount before left undone is known */
+    struct waiter recovery;
+    int64_t used_ms, pruned_ms; /* of a pool's: last used; last asked of the kernel to let go */
     struct waiter drain;
     enum { NOT_DRAINING, DRAIN_WAITS, DRAINED } draining;
     void (*drained)(void *arg);
@@ -74,8 +79,14 @@ static inline uint64_t mount_id(fuse_ino_t ino)
 /* The session that an inode number belongs to; it is open. */
 struct mount *volume_mount(const struct volume *, fuse_ino_t);
 
-/* Opens the session's cache; the session becomes the mount's. 0, or -errno after logging why. */
-int mount_new(struct volume *, fuse_ino_t slot, struct session *, struct mount **out);
+/* Opens the session's cache; the session becomes the mount's. Inodes have ids from first_id on (0:
+ * the beginning). 0, or -errno after logging why. */
+int mount_new(struct volume *, fuse_ino_t slot, struct session *, uint64_t first_id,
+              struct mount **out);
+/* Waits for what comes before the first listing: store_recover(), once. */
+int mount_recover(struct mount *, struct waiter *);
+/* Begins it, for nobody yet. */
+void mount_recover_begin(struct mount *);
 /* Whatever still waits ends with -ENOTCONN. The kernel must not ask any more for what was open. */
 void mount_free(struct mount *);
 /* Has everything pending sent and jobs ended: true when that is done, else `drained` is called
@@ -86,6 +97,8 @@ void volume_get_stats(const struct volume *, struct store_stats *);
 
 /* The table for fuse_session_new(); userdata is the struct volume. */
 extern const struct fuse_lowlevel_ops mount_ops;
+/* The kernel forgets an inode that it looked up so many times. */
+void mount_forget(struct mount *, fuse_ino_t, uint64_t count);
 /* Closes the directories that are still open when the kernel asks no more. */
 void mount_close_directories(struct mount *);
 

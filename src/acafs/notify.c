@@ -3,13 +3,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <utlist.h>
 
 struct notice {
     struct notice *next;
     fuse_ino_t ino;
-    char *name; /* of an entry in that directory; NULL: the content of that inode */
+    char *name;       /* of an entry in that directory; NULL: the content of that inode */
+    fuse_ino_t prune; /* not the entry's end: that inode, under that name, is to be forgotten */
+    bool is_file;
 };
 
 /* What goes to the helper thread in one piece; owns everything it needs there. */
@@ -38,11 +41,32 @@ static void free_notices(struct notice *list)
     }
 }
 
+/* FUSE_NOTIFY_PRUNE of Linux 6.18 leaves alone what is in use; libfuse does not know it yet. False:
+ * neither does the kernel. */
+static bool prune(struct fuse_session *fuse, fuse_ino_t ino)
+{
+    enum { NOTIFY_PRUNE = 9 };
+    const struct {
+        uint32_t len;
+        int32_t code;
+        uint64_t unique;
+        uint32_t count, padding;
+        uint64_t spare, ino;
+    } message = {.len = sizeof message, .code = NOTIFY_PRUNE, .count = 1, .ino = ino};
+    return write(fuse_session_fd(fuse), &message, sizeof message) >= 0 || errno != EINVAL;
+}
+
 static int send_batch(void *arg)
 {
     struct batch *b = arg;
     struct notice *n;
+    bool can_prune = true;
     LL_FOREACH (b->notices, n) {
+        if (n->prune && can_prune)
+            can_prune = prune(b->fuse, n->prune);
+        /* Without it the entry of a file can go; a directory may be the one that somebody is in. */
+        if (n->prune && (can_prune || !n->is_file))
+            continue;
         if (n->name)
             fuse_lowlevel_notify_inval_entry(b->fuse, n->ino, n->name, strlen(n->name));
         else
@@ -88,28 +112,29 @@ static void timer_fired(void *arg)
         send_pending(n);
 }
 
-static void add(const struct mount *m, const struct inode *inode, const char *name)
+static struct notice *add(const struct mount *m, uint64_t id, const char *name)
 {
     struct notifier *n = m->volume->notifier;
     bool wanted = n->volume->fuse && !n->volume->ending;
     struct notice *notice = wanted ? calloc(1, sizeof *notice) : NULL;
     if (!notice || (name && !(notice->name = strdup(name)))) {
         free(notice);
-        return;
+        return NULL;
     }
-    notice->ino = mount_ino(m, inode->id);
+    notice->ino = mount_ino(m, id);
     LL_PREPEND(n->pending, notice);
     loop_timer_set(&n->timer, 0);
+    return notice;
 }
 
 static void entry_changed(void *arg, struct inode *dir, const char *name)
 {
-    add(arg, dir, name);
+    add(arg, dir->id, name);
 }
 
 static void content_changed(void *arg, struct inode *inode)
 {
-    add(arg, inode, NULL);
+    add(arg, inode->id, NULL);
 }
 
 /* Waits for no lock of the kernel's, so it is sent from here. */
@@ -127,6 +152,26 @@ struct store_events notifier_events(struct mount *m)
                                  .content = content_changed,
                                  .attributes = attributes_changed,
                                  .arg = m};
+}
+
+void notifier_entry(const struct mount *m, uint64_t dir_id, const char *name)
+{
+    add(m, dir_id, name);
+}
+
+/* Directories come before what is in them, mostly, and notices are sent last first. */
+void notifier_prune(struct mount *m)
+{
+    const struct inode *inode;
+    for (size_t at = 0; (inode = inode_next(store_inodes(m->store), &at));) {
+        if (!inode->nlookup || !inode->parent)
+            continue;
+        struct notice *notice = add(m, inode->parent->id, inode->name);
+        if (notice) {
+            notice->prune = mount_ino(m, inode->id);
+            notice->is_file = !S_ISDIR(inode->mode);
+        }
+    }
 }
 
 int notifier_flush(struct notifier *n, struct waiter *w, uint64_t *ticket)

@@ -9,6 +9,10 @@ struct notifier *notifier_new(struct volume *);
 void notifier_free(struct notifier *);
 /* The table for store_options of one mounted session. */
 struct store_events notifier_events(struct mount *);
+/* Tells that a directory's entry is another, or none. */
+void notifier_entry(const struct mount *, uint64_t dir_id, const char *name);
+/* Has the kernel let go of the inodes that nobody uses: it then forgets them. */
+void notifier_prune(struct mount *);
 /* Waits until everything told before the first call has reached the kernel; *ticket starts at 0.
  * STORE_WAIT, 0 or -ENOMEM. */
 int notifier_flush(struct notifier *, struct waiter *, uint64_t *ticket);

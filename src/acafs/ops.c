@@ -137,7 +137,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         request_run(r);
 }
 
-static void forget(struct mount *m, fuse_ino_t ino, uint64_t count)
+void mount_forget(struct mount *m, fuse_ino_t ino, uint64_t count)
 {
     struct inode *inode =
         is_controls(ino) ? NULL : inode_find(store_inodes(m->store), mount_id(ino));
@@ -147,14 +147,14 @@ static void forget(struct mount *m, fuse_ino_t ino, uint64_t count)
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
 {
-    forget(mount_of(req, ino), ino, count);
+    mount_forget(mount_of(req, ino), ino, count);
     fuse_reply_none(req);
 }
 
 static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *list)
 {
     for (size_t i = 0; i < count; i++)
-        forget(mount_of(req, list[i].ino), list[i].ino, list[i].nlookup);
+        mount_forget(mount_of(req, list[i].ino), list[i].ino, list[i].nlookup);
     fuse_reply_none(req);
 }
 

@@ -124,9 +124,25 @@ static void print_credential(const cJSON *status)
     print_field("problem", json_string(credential, "error"));
 }
 
+/* Of a whole pool. */
+static void print_sessions(const cJSON *status)
+{
+    const cJSON *sessions = json_object(status, "sessions");
+    if (!sessions)
+        return;
+    printf("%-11s %" PRIu64 ", %" PRIu64 " of them open", "sessions", number(sessions, "known"),
+           number(sessions, "open"));
+    if (number(sessions, "hidden"))
+        printf("; %" PRIu64 " can't be shown", number(sessions, "hidden"));
+    puts(cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(sessions, "listed"))
+             ? "; the pool does not list others"
+             : "");
+}
+
 static void print_status(const cJSON *status)
 {
     const cJSON *counters = json_object(status, "counters");
+    print_sessions(status);
     print_field("session", json_string(status, "session"));
     print_field("pool", json_string(status, "pool"));
     print_field("mounted on", json_string(status, "mountpoint"));

@@ -51,7 +51,7 @@ static void interrupted(fuse_req_t req, void *arg)
     /* libfuse holds a lock here: the answer comes from the timer. */
     struct request *r = arg;
     if (!loop_timer_is_set(&r->grace))
-        loop_timer_set(&r->grace, r->change || r->ticket ? CHANGE_GRACE_MS : GRACE_MS);
+        loop_timer_set(&r->grace, r->change || r->ticket || r->begun ? CHANGE_GRACE_MS : GRACE_MS);
 }
 
 static void watch(struct request *r)
@@ -62,9 +62,17 @@ static void watch(struct request *r)
     fuse_req_interrupt_func(r->req, interrupted, r);
 }
 
+static int take_step(struct request *r)
+{
+    int err = r->step ? 0 : -ENOMEM;
+    if (!err && r->inode)
+        err = mount_recover(r->mount, &r->waiter);
+    return err ? err : r->step(r);
+}
+
 void request_run(struct request *r)
 {
-    int err = r->step ? r->step(r) : -ENOMEM;
+    int err = take_step(r);
     if (err < 0) {
         end(r, err);
     } else if (err == 0) {
@@ -72,7 +80,7 @@ void request_run(struct request *r)
     } else {
         if (!r->watched)
             watch(r);
-        if (r->deadline_ms && !r->change)
+        if (r->deadline_ms && !r->change && !r->begun)
             loop_timer_set(&r->deadline, r->deadline_ms);
         else
             loop_timer_stop(&r->deadline);

@@ -3,6 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <utlist.h>
+
+#include "acafs/control.h"
+#include "acafs/pool.h"
+
 static void add_time(cJSON *object, const char *name, time_t seconds)
 {
     struct tm tm;
@@ -48,48 +53,138 @@ static void add_session(cJSON *status, const struct mount *m)
     cJSON_AddNumberToObject(status, "recycled", (double)state.generation);
 }
 
-cJSON *status_json(struct mount *m, const struct jobs *jobs)
+static void add_head(cJSON *status, const struct volume *v)
 {
-    cJSON *status = cJSON_CreateObject();
     cJSON_AddStringToObject(status, "version", ACAFS_VERSION);
-    cJSON_AddStringToObject(status, "mountpoint", m->volume->mountpoint);
-    add_time(status, "since", m->volume->since);
-    add_session(status, m);
+    cJSON_AddStringToObject(status, "mountpoint", v->mountpoint);
+    add_time(status, "since", v->since);
+}
+
+static void add_credential(cJSON *status, const struct client *client)
+{
     cJSON_AddItemToObject(status, "credential",
-                          m->client.credential ? credential_status(m->client.credential)
-                                               : cJSON_CreateNull());
-    struct store_stats s;
-    store_get_stats(m->store, &s);
-    if (s.away)
-        cJSON_AddStringToObject(status, "away", strerror(-s.away));
+                          client->credential ? credential_status(client->credential)
+                                             : cJSON_CreateNull());
+}
+
+static void add_away(cJSON *status, int err)
+{
+    if (err)
+        cJSON_AddStringToObject(status, "away", strerror(-err));
     else
         cJSON_AddNullToObject(status, "away");
-    store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
-    cJSON_AddNumberToObject(status, "pending_deletes", (double)s.removals);
-    cJSON_AddNumberToObject(status, "failed", (double)s.failed_files);
-    cJSON_AddNumberToObject(status, "conflicts", (double)s.conflicts);
-    cJSON_AddNumberToObject(status, "lost", (double)s.lost);
+}
+
+static cJSON *add_cache(cJSON *status, const struct volume *v, const struct store_stats *s)
+{
     cJSON *cache = cJSON_AddObjectToObject(status, "cache");
-    cJSON_AddStringToObject(cache, "directory", store_directory(m->store));
-    cJSON_AddNumberToObject(cache, "bytes", (double)s.cached_bytes);
-    cJSON_AddNumberToObject(cache, "limit", (double)m->config->cache_size);
-    cJSON_AddNumberToObject(cache, "files", (double)s.cached_files);
-    cJSON_AddNumberToObject(cache, "inodes", (double)s.inodes);
-    cJSON_AddNumberToObject(cache, "hidden_names", (double)s.hidden);
+    cJSON_AddNumberToObject(cache, "bytes", (double)s->cached_bytes);
+    cJSON_AddNumberToObject(cache, "limit", (double)v->config->cache_size);
+    cJSON_AddNumberToObject(cache, "files", (double)s->cached_files);
+    cJSON_AddNumberToObject(cache, "inodes", (double)s->inodes);
+    cJSON_AddNumberToObject(cache, "hidden_names", (double)s->hidden);
+    return cache;
+}
+
+static void add_counters(cJSON *status, const struct http *http, const struct store_stats *s)
+{
     struct http_stats h;
-    http_get_stats(m->client.http, &h);
+    http_get_stats(http, &h);
     cJSON *counters = cJSON_AddObjectToObject(status, "counters");
     cJSON_AddNumberToObject(counters, "requests", (double)h.requests);
     cJSON_AddNumberToObject(counters, "attempts", (double)h.attempts);
     cJSON_AddNumberToObject(counters, "errors", (double)h.errors);
     cJSON_AddNumberToObject(counters, "bytes_in", (double)h.bytes_in);
     cJSON_AddNumberToObject(counters, "bytes_out", (double)h.bytes_out);
-    cJSON_AddNumberToObject(counters, "downloads", (double)s.downloads);
-    cJSON_AddNumberToObject(counters, "downloads_ahead", (double)s.downloads_ahead);
-    cJSON_AddNumberToObject(counters, "uploads", (double)s.uploads);
-    cJSON_AddNumberToObject(counters, "refreshes", (double)s.refreshes);
-    cJSON_AddNumberToObject(counters, "cache_hits", (double)s.cache_hits);
+    cJSON_AddNumberToObject(counters, "downloads", (double)s->downloads);
+    cJSON_AddNumberToObject(counters, "downloads_ahead", (double)s->downloads_ahead);
+    cJSON_AddNumberToObject(counters, "uploads", (double)s->uploads);
+    cJSON_AddNumberToObject(counters, "refreshes", (double)s->refreshes);
+    cJSON_AddNumberToObject(counters, "cache_hits", (double)s->cache_hits);
+}
+
+static void add_troubles(cJSON *status, const struct store_stats *s)
+{
+    cJSON_AddNumberToObject(status, "pending_deletes", (double)s->removals);
+    cJSON_AddNumberToObject(status, "failed", (double)s->failed_files);
+    cJSON_AddNumberToObject(status, "conflicts", (double)s->conflicts);
+    cJSON_AddNumberToObject(status, "lost", (double)s->lost);
+}
+
+cJSON *status_json(struct mount *m, const struct jobs *jobs)
+{
+    cJSON *status = cJSON_CreateObject();
+    struct store_stats s;
+    store_get_stats(m->store, &s);
+    add_head(status, m->volume);
+    add_session(status, m);
+    add_credential(status, &m->client);
+    add_away(status, s.away);
+    store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
+    add_troubles(status, &s);
+    cJSON_AddStringToObject(add_cache(status, m->volume, &s), "directory",
+                            store_directory(m->store));
+    add_counters(status, m->client.http, &s);
     cJSON_AddNumberToObject(status, "jobs_waiting", jobs_waiting(jobs));
+    return status;
+}
+
+/* --- of a whole pool */
+
+static unsigned all_jobs_waiting(const struct volume *v)
+{
+    const struct mount *m;
+    unsigned n = 0;
+    DL_FOREACH (v->mounts, m) {
+        n += jobs_waiting(control_jobs(m->control));
+    }
+    return n;
+}
+
+/* Paths are those in the mount: the session's directory first. */
+static void add_all_pending(cJSON *status, const struct volume *v)
+{
+    cJSON *all = cJSON_AddArrayToObject(status, "pending");
+    const struct mount *m;
+    DL_FOREACH (v->mounts, m) {
+        int before = cJSON_GetArraySize(all);
+        store_each_pending(m->store, add_pending, all);
+        for (cJSON *file = cJSON_GetArrayItem(all, before); file; file = file->next) {
+            struct buf path = {0};
+            cJSON *old = cJSON_GetObjectItemCaseSensitive(file, "path");
+            if (!buf_addf(&path, "%s/%s", session_identifier(m->client.session), old->valuestring))
+                cJSON_SetValuestring(old, path.data);
+            buf_free(&path);
+        }
+    }
+}
+
+static void add_sessions(cJSON *status, const struct pool_stats *p)
+{
+    cJSON *sessions = cJSON_AddObjectToObject(status, "sessions");
+    cJSON_AddNumberToObject(sessions, "known", p->known);
+    cJSON_AddNumberToObject(sessions, "open", p->open);
+    cJSON_AddNumberToObject(sessions, "hidden", (double)p->hidden);
+    cJSON_AddBoolToObject(sessions, "listed", p->listable);
+}
+
+cJSON *status_pool_json(const struct volume *v)
+{
+    cJSON *status = cJSON_CreateObject();
+    struct store_stats s;
+    struct pool_stats p;
+    volume_get_stats(v, &s);
+    pool_get_stats(v->pool, &p);
+    add_head(status, v);
+    cJSON_AddStringToObject(status, "pool", v->config->endpoint);
+    add_sessions(status, &p);
+    add_credential(status, &v->client);
+    add_away(status, s.away ? s.away : p.away);
+    add_all_pending(status, v);
+    add_troubles(status, &s);
+    add_cache(status, v, &s);
+    add_counters(status, v->client.http, &s);
+    cJSON_AddNumberToObject(status, "jobs_waiting", all_jobs_waiting(v));
     return status;
 }
 
@@ -134,11 +229,22 @@ static void add_meter_times(struct buf *out, const struct http *http)
     }
 }
 
+static void add_pool_metrics(struct buf *out, const struct pool *pool)
+{
+    struct pool_stats p;
+    pool_get_stats(pool, &p);
+    metric(out, "gauge", "sessions", "Sessions shown.", p.known);
+    metric(out, "gauge", "sessions_open", "Of these, opened.", p.open);
+}
+
 int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
 {
     struct store_stats s;
     struct http_stats h;
-    store_get_stats(m->store, &s);
+    if (jobs)
+        store_get_stats(m->store, &s);
+    else
+        volume_get_stats(m->volume, &s);
     http_get_stats(m->client.http, &h);
     metric(out, "counter", "http_requests_total", "Requests to the pool.", (double)h.requests);
     metric(out, "counter", "http_attempts_total", "Attempts, retries included.",
@@ -160,7 +266,10 @@ int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
            (double)s.conflicts);
     metric(out, "counter", "lost_files_total", "Files of recycled sessions kept aside.",
            (double)s.lost);
-    metric(out, "gauge", "jobs_waiting", "Jobs queued or running.", jobs_waiting(jobs));
+    metric(out, "gauge", "jobs_waiting", "Jobs queued or running.",
+           jobs ? jobs_waiting(jobs) : all_jobs_waiting(m->volume));
+    if (!jobs)
+        add_pool_metrics(out, m->volume->pool);
     metric(out, "gauge", "pool_away", "1 while the pool does not answer.", s.away ? 1 : 0);
     if (m->client.credential && credential_expires(m->client.credential))
         metric(out, "gauge", "token_expiry_seconds", "When the token held ends, in Unix time.",

@@ -9,7 +9,9 @@
 #include "util/buf.h"
 
 cJSON *status_json(struct mount *, const struct jobs *);
-/* Prometheus text format. */
+/* Of a whole pool. */
+cJSON *status_pool_json(const struct volume *);
+/* Prometheus text format; without jobs: of a whole pool. */
 int status_metrics(struct mount *, const struct jobs *, struct buf *out);
 
 #endif

@@ -308,6 +308,11 @@ int config_source(struct config *c, const char *source, char **why)
     return err;
 }
 
+bool config_on_command_line(const struct config *c, const char *name)
+{
+    return c->origins->level[option_by_name(name) - option_table] == LEVEL_COMMAND_LINE;
+}
+
 /* --- what depends on the rest */
 
 static int take_overrides(struct config *c, char **why)

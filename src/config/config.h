@@ -30,6 +30,8 @@ struct config {
     /* [mount] */
     int64_t attr_timeout_ms, unmount_timeout_ms;
     bool sync, read_only, allow_other;
+    bool all;   /* a whole pool: each directory is a session */
+    bool force; /* there, rmdir deletes sessions that hold files */
     uid_t uid; /* (uid_t)-1: the mounting user */
     gid_t gid; /* (gid_t)-1: that user's group */
     mode_t umask;
@@ -68,6 +70,8 @@ int config_source(struct config *, const char *source, char **why);
 int config_finish(struct config *, char **why);
 void config_free(struct config *);
 
+/* Whether the command line sets that option. */
+bool config_on_command_line(const struct config *, const char *name);
 /* Whether that file could be read by config_load. */
 int config_check_file(const char *file, char **why);
 

@@ -1,4 +1,5 @@
-/* A mount's root is the topmost directory on the same device; a session's holds .acafs. */
+/* A mount's root is the topmost directory on the same device; a session's holds .acafs. In the
+ * mount of a whole pool, whose own .acafs has no jobs, sessions are the directories of the root. */
 #include "util/place.h"
 
 #include <errno.h>
@@ -58,12 +59,25 @@ static size_t root_length(const char *full, dev_t dev)
     return root;
 }
 
-static bool is_session(const char *root)
+/* Whether the root has that file in .acafs, or does not let us look: somebody else's. */
+static bool has(const char *root, const char *name)
 {
     _cleanup_buf_ struct buf path = {0};
-    if (buf_addf(&path, "%s/.acafs/control", root))
+    if (buf_addf(&path, "%s/.acafs/%s", root, name))
         return false;
-    return access(path.data, F_OK) == 0 || errno == EACCES; /* somebody else's */
+    return access(path.data, F_OK) == 0 || errno == EACCES;
+}
+
+/* The root's length, or in a pool's mount that of the session's directory: the root's where the
+ * path leads no further. */
+static size_t session_length(const char *full, size_t root)
+{
+    _cleanup_free_ char *top = strndup(full, root), *session = NULL;
+    if (!top || !full[root] || !has(top, "control") || has(top, "jobs"))
+        return root;
+    size_t len = root + 1 + strcspn(full + root + 1, "/");
+    session = strndup(full, len);
+    return session && has(session, "jobs") ? len : root;
 }
 
 int place_find(const char *path, struct place *out)
@@ -73,10 +87,10 @@ int place_find(const char *path, struct place *out)
     _cleanup_free_ char *full = absolute(path);
     if (!full || lstat(full, &st))
         return -errno;
-    size_t len = root_length(full, st.st_dev);
+    size_t len = session_length(full, root_length(full, st.st_dev));
     out->root = len ? strndup(full, len) : strdup("/");
     out->path = strdup(full + len + (full[len] == '/'));
-    if (!out->root || !out->path || !is_session(out->root)) {
+    if (!out->root || !out->path || !has(out->root, "control")) {
         int err = out->root && out->path ? -ENOENT : -ENOMEM;
         place_free(out);
         return err;

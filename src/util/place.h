@@ -3,7 +3,7 @@
 #define ACAFS_UTIL_PLACE_H
 
 struct place {
-    char *root; /* of the mount */
+    char *root; /* of the mounted session */
     char *path; /* below it, "" for the root itself */
 };
 void place_free(struct place *);
