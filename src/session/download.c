@@ -311,7 +311,10 @@ static void download_begin(struct session_call *c)
         ask_piece(c);
     } else if (below && s->content == PATH_UNKNOWN) {
         d->unverified = true;
-        call_stat(c, path_base(d->path), top_known);
+        if (d->sink.no_namesake)
+            get_content(c, d->path);
+        else
+            call_stat(c, path_base(d->path), top_known);
     } else {
         get_content(c, d->path);
     }

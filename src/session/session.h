@@ -85,6 +85,8 @@ struct session_sink {
     session_done_fn *done;
     void *arg;
     uint64_t length;
+    bool no_namesake; /* below a directory: no file at the top is known that has its name. Saves a
+                         look at whether this server would give that one instead */
 };
 struct session_call *session_download(struct session *, const char *path, uint64_t offset,
                                       const struct session_sink *);

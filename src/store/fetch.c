@@ -70,8 +70,8 @@ static bool same_file(const struct file *f, int64_t size, const struct timespec 
 }
 
 /* The server's file is another by now than the listing said: this is how long it is. When it is
- * longer, the kernel must hear of it before the first bytes, or it cuts the new content where the old
- * one ended. That a read came to the end early, the kernel sees itself, and only then. */
+ * longer, the kernel must hear of it before the first bytes, or it cuts the new content where the
+ * old one ended. That a read came to the end early, the kernel sees itself, and only then. */
 static void learn_size(struct file *f)
 {
     struct inode *inode = f->inode;
@@ -214,6 +214,7 @@ static int stream_start(struct file *f, uint64_t start, uint64_t stop, bool ahea
                                       .on_data = stream_data,
                                       .done = stream_done,
                                       .arg = st,
+                                      .no_namesake = !inode_child(s->inodes.root, f->inode->name),
                                       .length = stop == UINT64_MAX ? 0 : stop - start};
     if (!ahead)
         readahead_give_way(s);

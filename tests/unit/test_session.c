@@ -256,6 +256,34 @@ static void downloads_know_an_ignored_path(void **state)
     assert_int_equal(f->err, -ENOENT);
 }
 
+/* Who knows that there is no such name at the top saves the look, and is not misled either. */
+static void downloads_without_a_namesake_begin_at_once(void **state)
+{
+    struct fixture *f = *state;
+    struct session_sink sink = fixture_sink(f);
+    sink.no_namesake = true;
+    fixture_write(f, "d/x", "below", 5);
+    fixture_wait(f, session_connect(f->session, on_done, f));
+    unsigned before = fixture_count(f, "files/x");
+    fixture_wait(f, session_download(f->session, "d/x", 0, &sink));
+    assert_well(f);
+    assert_memory_equal(f->content.data, "below", 5);
+    assert_int_equal(fixture_count(f, "files/x") - before, 1);
+}
+
+static void downloads_without_a_namesake_know_an_ignored_path(void **state)
+{
+    struct fixture *f = *state;
+    struct session_sink sink = fixture_sink(f);
+    sink.no_namesake = true;
+    fixture_rules(f, "{\"ignore_content_path\": true}");
+    fixture_write(f, "d/x", "below", 5);
+    fixture_wait(f, session_download(f->session, "d/x", 0, &sink));
+    assert_well(f);
+    assert_int_equal(f->content.len, 5);
+    assert_memory_equal(f->content.data, "below", 5);
+}
+
 static void downloads_of_directories_are_verified_once(void **state)
 {
     struct fixture *f = *state;
@@ -1139,6 +1167,8 @@ int main(void)
         with_pool(misplaced_subdirectory_is_noticed),
         with_pool(file_at_the_top_survives_an_ignored_path),
         with_pool(downloads_know_an_ignored_path),
+        with_pool(downloads_without_a_namesake_begin_at_once),
+        with_pool(downloads_without_a_namesake_know_an_ignored_path),
         with_pool(downloads_of_directories_are_verified_once),
         with_pool(failed_upload_leaves_nothing),
         with_pool(canceled_transfers_leave_nothing),
