@@ -164,11 +164,17 @@ static void fetch_planned(struct store *s, struct run *run)
     }
 }
 
+/* Whether it pays to break this download off: short ones are over soon, and may be asked for yet. */
+static bool worth_dropping(const struct file *f)
+{
+    return is_ahead(f) && f->inode->size > SOON;
+}
+
 static void give_up(struct store *s, struct run *run)
 {
     for (unsigned i = 0; i < run->planned; i++) {
         struct file *f = planned_file(s, run, i);
-        if (is_ahead(f))
+        if (worth_dropping(f))
             file_drop(f);
     }
     run->planned = 0;
@@ -239,7 +245,7 @@ void readahead_give_way(struct store *s)
     for (struct run *run = s->ahead.runs; run < s->ahead.runs + READAHEAD_RUNS; run++) {
         for (unsigned i = run->planned; i-- > 0;) {
             struct file *f = planned_file(s, run, i);
-            if (is_ahead(f) && f->inode->size > SOON) {
+            if (worth_dropping(f)) {
                 file_drop(f);
                 return;
             }
