@@ -99,27 +99,6 @@ static void plan(struct store *s, struct run *run, const struct inode *dir)
         run->planned = 0;
 }
 
-/* Forgets what lies behind, and plans further when that is needed. */
-static void plan_on(struct store *s, struct run *run, const struct inode *dir, unsigned hit)
-{
-    unsigned gone = hit > SLACK ? hit - SLACK : 0;
-    while (gone < run->planned && !run->next[gone])
-        gone++;
-    run->planned -= gone;
-    run->begun -= run->begun < gone ? run->begun : gone;
-    memmove(run->next, run->next + gone, run->planned * sizeof *run->next);
-    if (run->planned >= WINDOW_MOST || !run->planned)
-        return;
-    const struct inode *last = inode_find(&s->inodes, run->next[run->planned - 1]);
-    unsigned between = 0;
-    if (!last || last->parent != dir)
-        return;
-    if (run->by_name)
-        plan_by_name(run, dir, last->name, last->name, &between);
-    else
-        plan_as_listed(run, last);
-}
-
 /* --- fetching it */
 
 static bool is_ahead(const struct file *f)
@@ -170,14 +149,41 @@ static bool worth_dropping(const struct file *f)
     return is_ahead(f) && f->inode->size > SOON;
 }
 
-static void give_up(struct store *s, struct run *run)
+static void drop_planned(struct store *s, const struct run *run, unsigned count)
 {
-    for (unsigned i = 0; i < run->planned; i++) {
+    for (unsigned i = 0; i < count; i++) {
         struct file *f = planned_file(s, run, i);
         if (worth_dropping(f))
             file_drop(f);
     }
+}
+
+static void give_up(struct store *s, struct run *run)
+{
+    drop_planned(s, run, run->planned);
     run->planned = 0;
+}
+
+/* Forgets what lies behind, or was passed over, and plans further when that is needed. */
+static void plan_on(struct store *s, struct run *run, const struct inode *dir, unsigned hit)
+{
+    unsigned gone = hit > SLACK ? hit - SLACK : 0;
+    while (gone < run->planned && !run->next[gone])
+        gone++;
+    drop_planned(s, run, gone);
+    run->planned -= gone;
+    run->begun -= run->begun < gone ? run->begun : gone;
+    memmove(run->next, run->next + gone, run->planned * sizeof *run->next);
+    if (run->planned >= WINDOW_MOST || !run->planned)
+        return;
+    const struct inode *last = inode_find(&s->inodes, run->next[run->planned - 1]);
+    unsigned between = 0;
+    if (!last || last->parent != dir)
+        return;
+    if (run->by_name)
+        plan_by_name(run, dir, last->name, last->name, &between);
+    else
+        plan_as_listed(run, last);
 }
 
 /* --- from outside */
