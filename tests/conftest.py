@@ -81,6 +81,16 @@ def pytest_runtest_makereport(item, call):
                 report.sections.append((f"log of acafs at {mount.path}", said[-6000:]))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What failed at first and passed, or failed, when it was run again (tests/run asks for that)."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"unsteady: {report.nodeid}")
+        terminalreporter.line(report.longreprtext)
+        for title, text in report.sections:
+            terminalreporter.line(f"- {title} -")
+            terminalreporter.line(text)
+
+
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory):
     """A pool on a private Unix socket, as `acafs local` finds it: one for all tests."""
