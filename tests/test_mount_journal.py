@@ -442,6 +442,41 @@ def test_a_name_made_again_before_its_old_copy_went(remount, proxy, tcp_pool, se
     assert mount.status()["conflicts"] == 0
 
 
+@pytest.mark.parametrize("change", ["unlink", "rename over it", "rename its directory"])
+def test_a_name_that_is_being_changed_gets_no_upload(remount, proxy, tcp_pool, session, change):
+    """What the server had when the upload looked, a moment before the change, is no news after it."""
+    mount = remount("timeout-read=20")
+    (mount / "d").mkdir()
+    write(mount / "d/a", b"other")
+    write(mount / "d/b", b"first")
+    mount.sync()
+    uploads, looked, changed = proxy.count(UPLOAD), threading.Event(), threading.Event()
+    look = proxy.rule("GET files/{name}", fault.withhold(looked), times=1)
+    ask = proxy.rule("DELETE files/{name}|POST (executions|code/execute)", fault.withhold(changed), times=1)
+    write(mount / "d/b", b"second")
+    wait_for(lambda: look.used, 10)
+    operation, wanted = {
+        "unlink": (lambda: os.unlink(mount / "d/b"), {"d/a": b"other"}),
+        "rename over it": (lambda: os.rename(mount / "d/a", mount / "d/b"), {"d/b": b"other"}),
+        "rename its directory": (lambda: os.rename(mount / "d", mount / "e"), {"e/a": b"other", "e/b": b"second"}),
+    }[change]
+    thread = threading.Thread(target=operation)
+    thread.start()
+    wait_for(lambda: ask.used, 10)
+    looked.set()
+    wait_for(lambda: proxy.busy == 1, 10)
+    for _ in range(2):
+        mount.status()  # the daemon has read what the look brought
+    assert proxy.count(UPLOAD) == uploads
+    changed.set()
+    thread.join(20)
+    mount.sync()
+    assert tree(mount) == wanted
+    there = tcp_pool.run(session, "import os; [os.path.join(d, n)[10:] for d, _, f in os.walk('/mnt/data') for n in f]")
+    assert {name: tcp_pool.read(session, *reversed(os.path.split(name))) for name in there} == wanted
+    assert mount.status()["conflicts"] == 0
+
+
 # --- room
 
 def test_a_cache_full_of_what_is_not_sent_refuses_more(remount, proxy, tcp_pool, session):

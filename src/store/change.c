@@ -649,6 +649,8 @@ int store_rename(struct store *s, struct waiter *w, struct inode *from_dir, cons
         err = before_name_goes(s, w, other);
     if (local && other && !err)
         err = store_uploads_below(s, w, other);
+    if (local && !err && S_ISDIR(inode->mode))
+        err = store_uploads_below(s, w, inode);
     if (local && !err) {
         struct removal *removal = store_removal(s, to_dir, to);
         if (removal && store_removal_busy(removal))

@@ -319,7 +319,8 @@ void store_send_init(struct store *);
 void store_send_free(struct store *);
 /* How long to wait after that many failures in a row, in milliseconds. */
 int64_t store_backoff_ms(unsigned tries);
-/* Waits until nothing at or below the inode is being uploaded or removed. */
+/* Waits until nothing at or below the inode is being uploaded or removed; 0: none is, and none will
+ * be if a change of it begins at once. */
 int store_uploads_below(struct store *, struct waiter *, struct inode *);
 /* The name is gone for good: nothing of it is sent any more. */
 void store_file_orphaned(struct store *, struct inode *);

@@ -588,6 +588,14 @@ int store_sync(struct store *s, struct waiter *w)
     return STORE_WAIT;
 }
 
+/* What the server had before a change is no news after it: it is looked at again. */
+static void look_later(struct file *f)
+{
+    end_call(f);
+    set_state(f, SEND_QUEUED);
+    loop_timer_set(&f->store->pump, 0);
+}
+
 int store_uploads_below(struct store *s, struct waiter *w, struct inode *inode)
 {
     int err = waiter_take_error(w);
@@ -597,7 +605,12 @@ int store_uploads_below(struct store *s, struct waiter *w, struct inode *inode)
     bool busy = store_removals_below(s, inode);
     DL_FOREACH2(s->sending ? s->outbox : NULL, f, out_next)
     {
-        busy = busy || (f->send == SEND_SENDING && inode_below(f->inode, inode));
+        if (!is_active(f->send) || !inode_below(f->inode, inode))
+            continue;
+        if (f->send == SEND_SENDING)
+            busy = true;
+        else
+            look_later(f);
     }
     if (!busy)
         return 0;

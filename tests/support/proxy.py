@@ -119,6 +119,17 @@ def cut_body(size):
     return act
 
 
+def withhold(event):
+    """The pool does what was asked; the answer comes once the event is set."""
+    def act(exchange):
+        whole = []
+        exchange.forward(relay=whole.append)
+        while not event.wait(0.05):
+            exchange.pause(0)
+        exchange.send(b"".join(whole))
+    return act
+
+
 def freeze():
     """Never answers."""
     def act(exchange):
