@@ -237,6 +237,33 @@ def test_metadata_survives_a_crash(remount):
     assert os.stat(again / "a").st_mtime == 1_000_000_000.25
 
 
+@pytest.mark.parametrize("change", ["chmod", "utime", "chown", "mkdir"])
+def test_metadata_that_was_answered_survives_a_crash(remount, change):
+    """Nobody is told that it is done before the journal has it."""
+    mount = remount()
+    write(mount / "a", b"a")
+    assert mount.unmount() == 0
+    mount = remount(ACAFS_FAULT="record-torn:4")
+    mode = lambda n: 0o711 if n % 2 else 0o700
+    do, look = {
+        "chmod": (lambda n: os.chmod(mount / "a", 0o600 + n % 64),
+                  lambda n: os.stat(again / "a").st_mode & 0o777 == 0o600 + n % 64),
+        "utime": (lambda n: os.utime(mount / "a", (1, n)), lambda n: os.stat(again / "a").st_mtime == n),
+        "chown": (lambda n: os.chown(mount / "a", n, n), lambda n: os.stat(again / "a").st_uid == n),
+        "mkdir": (lambda n: os.mkdir(mount / f"d{n}", mode(n)),
+                  lambda n: os.stat(again / f"d{n}").st_mode & 0o777 == mode(n)),
+    }[change]
+    answered = 0
+    with pytest.raises(OSError):
+        while answered < 50:
+            do(answered + 1)
+            answered += 1
+    assert mount.process.wait(10) == -signal.SIGKILL and answered
+    mount.kill()
+    again = remount()
+    assert look(answered) or look(answered + 1)
+
+
 def test_metadata_goes_with_a_file_that_others_removed(remount, tcp_pool, session):
     mount = remount()
     write(mount / "a", b"a")

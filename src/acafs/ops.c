@@ -96,18 +96,37 @@ static void own(struct request *r, struct inode *inode)
         store_set_owner(r->mount->store, inode, uid, gid);
 }
 
-static int reply_made(struct request *r, struct inode *inode)
-{
-    own(r, inode);
-    return reply_entry(r, inode);
-}
-
 static int reply_attr(struct request *r)
 {
     struct stat st;
     fill_stat(r->mount, r->inode, &st);
     fuse_reply_attr(r->req, &st, (double)store_ttl_ms(r->mount->store, r->inode) / 1000);
     return 0;
+}
+
+static int step_told(struct request *r)
+{
+    int err = store_commit_told(r->mount->store, &r->waiter, &r->ticket);
+    if (err)
+        return err;
+    return r->other ? reply_entry(r, r->other) : reply_attr(r);
+}
+
+/* Answers when what was set here is in the journal, so that the end of the daemon leaves it: with
+ * what was made, or the attributes. */
+static int answer_told(struct request *r)
+{
+    r->step = step_told;
+    r->ticket = 0;
+    return step_told(r);
+}
+
+static int answer_made(struct request *r, struct inode *inode)
+{
+    own(r, inode);
+    r->other = inode;
+    inode_pin(inode);
+    return answer_told(r);
 }
 
 /* --- names and attributes */
@@ -225,7 +244,7 @@ static int step_setattr(struct request *r)
         store_set_owner(s, r->inode, r->to_set & FUSE_SET_ATTR_UID ? r->attr.st_uid : (uid_t)-1,
                         r->to_set & FUSE_SET_ATTR_GID ? r->attr.st_gid : (gid_t)-1);
     set_times(r);
-    return reply_attr(r);
+    return r->to_set ? answer_told(r) : reply_attr(r);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
@@ -501,10 +520,11 @@ static int step_mknod(struct request *r)
         if (err)
             return err;
         inode_pin(r->other);
+        own(r, r->other);
         store_close(m->store, r->other);
     }
     int err = wait_safe(r, r->other);
-    return err ? err : reply_made(r, r->other);
+    return err ? err : reply_entry(r, r->other);
 }
 
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t dev)
@@ -697,7 +717,7 @@ static int step_mkdir(struct request *r)
     struct inode *inode;
     int err =
         store_mkdir(r->mount->store, &r->waiter, r->inode, r->name, r->mode, &r->change, &inode);
-    return err ? err : reply_made(r, inode);
+    return err ? err : answer_made(r, inode);
 }
 
 static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -714,7 +734,7 @@ static int step_symlink(struct request *r)
     struct inode *inode;
     int err = store_symlink(r->mount->store, &r->waiter, r->inode, r->name, r->to_name, &r->change,
                             &inode);
-    return err ? err : reply_made(r, inode);
+    return err ? err : answer_made(r, inode);
 }
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)

@@ -263,6 +263,8 @@ uint64_t store_record_left(struct store *, const char *path, const char *after,
 uint64_t store_record_intent(struct store *, const char *path, const char *other, int how);
 /* Waits until that batch is durable. */
 int store_recorded(struct store *, struct waiter *, uint64_t batch);
+/* Waits until it is in the journal, where the end of this process leaves it. */
+int store_written(struct store *, struct waiter *, uint64_t batch);
 /* One record, framed. */
 int store_frame(struct buf *out, const struct record *);
 /* Makes the file's content durable with the next batch: 0 or -errno. */

@@ -259,15 +259,25 @@ void store_keep_free(struct store *s)
         batch_written(b, -ENOMEM);
 }
 
-int store_recorded(struct store *s, struct waiter *w, uint64_t number)
+static int await(struct store *s, struct waiter *w, uint64_t number, bool durable)
 {
     int err = waiter_take_error(w);
     if (err || number <= s->batches_done)
         return err;
     struct batch *b = s->next && s->next->number == number ? s->next : s->running;
-    b->durable = b->durable || b == s->next;
+    b->durable = b->durable || (durable && b == s->next);
     waitq_park(&b->waiting, w);
     return STORE_WAIT;
+}
+
+int store_recorded(struct store *s, struct waiter *w, uint64_t number)
+{
+    return await(s, w, number, true);
+}
+
+int store_written(struct store *s, struct waiter *w, uint64_t number)
+{
+    return await(s, w, number, false);
 }
 
 int store_commit_names(struct store *s, struct waiter *w, uint64_t *ticket)
@@ -278,6 +288,13 @@ int store_commit_names(struct store *s, struct waiter *w, uint64_t *ticket)
         *ticket = b->number;
     }
     return store_recorded(s, w, *ticket);
+}
+
+int store_commit_told(struct store *s, struct waiter *w, uint64_t *ticket)
+{
+    if (!*ticket)
+        *ticket = next_batch(s)->number;
+    return store_written(s, w, *ticket);
 }
 
 /* --- records */

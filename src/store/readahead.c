@@ -143,7 +143,8 @@ static void fetch_planned(struct store *s, struct run *run)
     }
 }
 
-/* Whether it pays to break this download off: short ones are over soon, and may be asked for yet. */
+/* Whether it pays to break this download off: short ones are over soon, and may be asked for yet.
+ */
 static bool worth_dropping(const struct file *f)
 {
     return is_ahead(f) && f->inode->size > SOON;

@@ -49,8 +49,8 @@ struct store_options {
     uid_t uid;
     gid_t gid;
     mode_t umask;
-    bool restore;   /* a session that was replaced by an empty one is filled again */
-    bool keepalive; /* it is used now and then, so that it does not expire */
+    bool restore;      /* a session that was replaced by an empty one is filled again */
+    bool keepalive;    /* it is used now and then, so that it does not expire */
     uint64_t first_id; /* inodes have ids from there on; 0: from the beginning */
     struct store_events events;
 };
@@ -129,6 +129,9 @@ int store_truncate(struct store *, struct waiter *, struct inode *, uint64_t siz
 int store_commit(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
 /* As above, for the change of names and attributes made before the first call. */
 int store_commit_names(struct store *, struct waiter *, uint64_t *ticket);
+/* As above, but in the journal is enough: the end of this process leaves it, a power cut may not.
+ */
+int store_commit_told(struct store *, struct waiter *, uint64_t *ticket);
 /* Waits until everything written before the first call is on the server; *ticket starts at 0. */
 int store_flush(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
 /* Waits until nothing is left to be sent, or was tried since and failed: then the first error. */
