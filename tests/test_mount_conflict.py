@@ -132,13 +132,34 @@ def test_a_file_that_another_removed_goes_up_again(remount, tcp_pool, session):
     assert contents(tcp_pool, session) == {"a": b"mine!"}
 
 
-def test_changed_while_we_were_unmounted(remount, proxy, tcp_pool, session):
+def test_a_new_file_whose_name_another_took_meanwhile(remount, tcp_pool, session):
+    mount = remount("attr-timeout=60")
+    handle = os.open(mount / "a", os.O_CREAT | os.O_WRONLY)
+    tcp_pool.write(session, "a", b"theirs")
+    mount.control("refresh")
+    os.write(handle, b"mine")
+    os.close(handle)
+    mount.sync()
+    there = contents(tcp_pool, session)
+    assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine"}
+
+
+def end(mount, how):
+    """Ends a mount whose pool is away."""
+    if how == "killed":
+        mount.kill()
+    else:
+        assert mount.unmount() == 1
+
+
+@pytest.mark.parametrize("how", ["unmounted", "killed"])
+def test_changed_while_we_were_gone(remount, proxy, tcp_pool, session, how):
     tcp_pool.write(session, "a", b"first")
     mount = remount("unmount-timeout=1")
     assert (mount / "a").read_bytes() == b"first"
     proxy.down()
     (mount / "a").write_bytes(b"mine")
-    assert mount.unmount() == 1
+    end(mount, how)
     tcp_pool.write(session, "a", b"theirs")
     proxy.up()
     again = remount()
@@ -147,18 +168,38 @@ def test_changed_while_we_were_unmounted(remount, proxy, tcp_pool, session):
     assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine"}
 
 
-def test_changed_while_we_were_unmounted_and_here_again(remount, proxy, tcp_pool, session):
+@pytest.mark.parametrize("how", ["unmounted", "killed"])
+def test_changed_while_we_were_gone_and_here_again(remount, proxy, tcp_pool, session, how):
     """What was never sent explains nothing of what is there, though it is not here any more either."""
     tcp_pool.write(session, "a", b"first")
     mount = remount("unmount-timeout=1")
     proxy.down()
     (mount / "a").write_bytes(b"mine, for the first time")
-    assert mount.unmount() == 1
+    end(mount, how)
     tcp_pool.write(session, "a", b"theirs")
     proxy.up()
     again = remount()
     (again / "a").write_bytes(b"mine again")
     again.sync()
+    there = contents(tcp_pool, session)
+    assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine again"}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_upload_that_never_left_explains_nothing_either(remount, proxy, tcp_pool, session, killed):
+    mount = remount("max-retries=0")
+    assert os.listdir(mount) == []
+    proxy.down()
+    (mount / "a").write_bytes(b"mine, for the first time")
+    wait_for(lambda: mount.status()["pending"][0]["tries"], 10)
+    tcp_pool.write(session, "a", b"theirs")
+    if killed:
+        mount.kill()
+        proxy.up()
+        mount = remount()
+    (mount / "a").write_bytes(b"mine again")
+    proxy.up()
+    wait_for(lambda: len(contents(tcp_pool, session)) == 2, 20)
     there = contents(tcp_pool, session)
     assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine again"}
 

@@ -32,6 +32,7 @@ enum session_hint { HINT_NONE, HINT_TOKEN, HINT_ROLE, HINT_OTHER_SHAPE, HINT_OTH
 struct session_error {
     int err;       /* -errno, by the one table of acafs(8); 0: no error */
     int status;    /* HTTP status, 0: none */
+    bool unsent;   /* of a call: nothing of it came to the server */
     char *code;    /* the service's code, or NULL */
     char *message; /* one printable line, or NULL */
     enum session_hint hint;

@@ -102,6 +102,7 @@ struct session_call {
     bool waits;      /* for the version */
     bool pool;       /* asks of the pool, touches no session: needs no version */
     bool redirected; /* the last request was answered 3xx */
+    bool sent;       /* a request of it may have been acted upon */
     int64_t deadline_at;
     struct http_call *http;
     step_fn *step;

@@ -221,6 +221,7 @@ void call_end(struct session_call *c)
 {
     bool gone = false;
     c->gone = &gone;
+    c->error.unsent = c->error.err && !c->sent;
     c->kind->finish(c);
     if (gone)
         return;
@@ -257,6 +258,7 @@ static void call_answered(void *arg, const struct http_result *r)
 {
     struct session_call *c = arg;
     c->http = NULL;
+    c->sent = c->sent || !r->err || r->sent;
     call_forget_error(c);
     c->redirected = r->err == -EPROTO && http_header(r->call, "Location");
     if (r->err) {
@@ -299,6 +301,7 @@ static void call_told(void *arg, const struct session_error *e, const cJSON *val
 void call_ask(struct session_call *c, cJSON *request, value_step_fn *step)
 {
     c->value_step = step;
+    c->sent = true; /* together with others': not known */
     c->asked = request ? helper_ask(c->session, request, call_told, c) : NULL;
     if (!c->asked)
         call_fail(c, -ENOMEM, NULL);

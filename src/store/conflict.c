@@ -85,7 +85,7 @@ void file_conflict(struct file *f)
     s->conflicts++;
     inode->on_server = false;
     inode->base = (struct version){.size = -1, .mtime = {.tv_nsec = -1}};
-    f->maybe_sent = f->sent_other = f->left_over = false;
+    f->maybe_sent = f->sent_other = f->taken = false;
     f->sent_size = 0;
     store_record(s, RECORD_MOVE, old_path.data, new_path.data, true);
     store_note(s, inode);

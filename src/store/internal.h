@@ -68,20 +68,23 @@ struct stream {
 
 /* The way of a dirty file to the server, which begins when its content is safe here:
  *
- *   NONE ──kept──▶ QUEUED ──its turn──▶ CHECKING ──as we knew it──▶ SENDING ──answered──▶ NONE
- *                   ▲ ▲                   │    │ another version      │  │
- *                   │ └──── failed ───────┤    ▼                      │  │ refused
- *                   │                     ├─ COMPARING ──the same──▶ NONE▼
- *                   │   (RETRY, waiting)  │    │ other content       FAILED
+ *   NONE ──kept──▶ QUEUED ──its turn──▶ CHECKING ──as we knew it──▶ TELLING ──▶ SENDING ──▶ NONE
+ *                   ▲ ▲                   │    │ another version      │           │  │
+ *                   │ └──── failed ───────┤    ▼                      │           │  │ refused
+ *                   │                     ├─ COMPARING ──the same──▶ NONE ◀───────┘  ▼
+ *                   │   (RETRY, waiting)  │    │ other content                    FAILED
  *                   └──────────◀──────────┴────┘ gets a name of its own
  *
  * New content takes it back to NONE from anywhere but SENDING, which is first let end: what the
- * server then has is known. */
+ * server then has is known. A change of its name that begins takes it back to QUEUED likewise.
+ * TELLING: the journal is told before the first byte goes, unless it knows of an upload, so that
+ * after a crash only what may be ours on the server is taken for that. */
 enum send_state {
     SEND_NONE,
     SEND_QUEUED,
     SEND_CHECKING,
     SEND_COMPARING,
+    SEND_TELLING,
     SEND_SENDING,
     SEND_RETRY,
     SEND_FAILED
@@ -124,6 +127,7 @@ struct file {
     enum send_state send;
     struct session_call *call; /* CHECKING: a stat; COMPARING: a download */
     int call_fd;               /* COMPARING: its own, for the content may be put away meanwhile */
+    struct waiter telling;     /* TELLING */
     struct sending *sender;    /* SENDING */
     uint64_t compared;         /* COMPARING: bytes that were the same */
     struct version theirs;     /* COMPARING: the server's */
@@ -132,7 +136,9 @@ struct file {
     uint64_t sent_size;        /* largest that an upload without an answer may have left there */
     bool maybe_sent;           /* there was one... */
     bool sent_other;           /* ...of content that is not what is here now */
-    bool left_over;            /* by the mount before, and not seen on the server since */
+    bool told_unsent;          /* the journal says that no upload was begun */
+    bool taken;                /* new here, but the name may not be free on the server: left by the
+                                  mount before, or listed since */
     int64_t due_ms;            /* QUEUED, RETRY, FAILED: not before */
     int64_t hurried_ms;        /* when somebody last asked for it to be sent at once */
     unsigned tries;            /* failed uploads in a row */
@@ -275,8 +281,6 @@ void file_unname(struct file *);
 void file_keep_forget(struct file *);
 void store_keep_init(struct store *);
 void store_keep_free(struct store *);
-/* For the next mount: which files were not sent. */
-void store_note_unsent(struct store *);
 /* Rewrites the journal from the tree, at once: at the start. */
 int store_compact_now(struct store *);
 

@@ -329,20 +329,9 @@ static uint64_t sent_before(const struct file *f)
     return f && f->sent_other ? f->sent_size : 0;
 }
 
-/* Said at the end alone: until then an upload may begin at any time, and a crash come before it is
- * told. */
 static bool is_unsent(const struct file *f)
 {
-    return f && f->store->closing && !f->maybe_sent && f->send != SEND_SENDING;
-}
-
-void store_note_unsent(struct store *s)
-{
-    const struct file *f;
-    DL_FOREACH (s->files, f) {
-        if (f->content && f->inode->parent && f->kept != f->saved && is_unsent(f))
-            store_note(s, f->inode);
-    }
+    return f && !f->maybe_sent && f->send != SEND_TELLING && f->send != SEND_SENDING;
 }
 
 static void fill_facts(const struct inode *inode, struct node_facts *out)
@@ -372,6 +361,8 @@ static int frame_node(struct buf *out, struct inode *inode)
     struct record r = {.type = RECORD_NODE, .path = path.data ? path.data : "", .other = ""};
     fill_facts(inode, &r.facts);
     inode->recorded = true;
+    if (S_ISREG(inode->mode) && inode->file)
+        inode->file->told_unsent = r.facts.flags & NODE_UNSENT;
     return frame(out, &r);
 }
 

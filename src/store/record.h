@@ -34,7 +34,7 @@ enum {
     NODE_ON_SERVER = 1,
     NODE_OWN_MODE = 2,
     NODE_OWN_OWNER = 4,
-    NODE_UNSENT = 8, /* `content`: no upload of it was begun until the mount ended */
+    NODE_UNSENT = 8, /* `content`: no upload of it was begun yet */
     NODE_FLAGS = 15,
 };
 

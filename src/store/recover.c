@@ -319,7 +319,7 @@ static int open_content(struct file *f)
     f->store->cached_files++;
     f->state = FILE_DIRTY;
     f->written = f->kept = f->told = 1;
-    f->left_over = true;
+    f->taken = true;
     f->inode->size = st.st_size;
     if (f->sent_size < (uint64_t)st.st_size)
         f->sent_size = (uint64_t)st.st_size;

@@ -221,6 +221,8 @@ static void merge_entry(struct merge *m, const struct entry *e)
     mode_t mode = listed_mode(s, e->kind);
     if (inode && ours_is_newer(m, inode)) {
         inode->seen = s->epoch;
+        if (!inode->on_server && S_ISREG(inode->mode) && inode->file)
+            inode->file->taken = true;
         return;
     }
     if (inode && (inode->mode & S_IFMT) != (mode & S_IFMT)) {

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,7 +38,8 @@ struct sending {
 
 static bool is_active(enum send_state state)
 {
-    return state == SEND_CHECKING || state == SEND_COMPARING || state == SEND_SENDING;
+    return state == SEND_CHECKING || state == SEND_COMPARING || state == SEND_TELLING ||
+           state == SEND_SENDING;
 }
 
 static void set_state(struct file *f, enum send_state state)
@@ -67,6 +69,7 @@ static void end_call(struct file *f)
     if (f->call)
         session_cancel(f->call);
     f->call = NULL;
+    waiter_leave(&f->telling);
     if (f->call_fd >= 0)
         close(f->call_fd);
     f->call_fd = -1;
@@ -162,7 +165,7 @@ void file_saved(struct file *f, uint64_t written, const struct version *now)
     end_call(f);
     f->tries = 0;
     f->error = 0;
-    f->maybe_sent = f->sent_other = f->left_over = false;
+    f->maybe_sent = f->sent_other = f->taken = false;
     f->sent_size = 0;
     f->saved = written;
     f->version = inode->base = *now;
@@ -182,15 +185,18 @@ void file_saved(struct file *f, uint64_t written, const struct version *now)
 
 static void upload_failed(struct file *f, const struct session_error *e)
 {
-    f->maybe_sent = true;
+    f->maybe_sent = f->maybe_sent || !e->unsent;
+    f->sent_other = f->sent_other && f->maybe_sent;
     if (f->written == f->sending) {
         file_failed(f, e->err, e->message);
-        return;
+    } else {
+        set_state(f, SEND_NONE); /* old content: what matters is how the new one fares */
+        if (f->kept == f->written)
+            file_queue(f);
+        tell_waiting(f, 0);
     }
-    set_state(f, SEND_NONE); /* old content: what matters is how the new one fares */
-    if (f->kept == f->written)
-        file_queue(f);
-    tell_waiting(f, 0);
+    if (!f->maybe_sent)
+        store_note(f->store, f->inode);
 }
 
 static void upload_done(void *arg, const struct session_error *e, const struct entry *entry)
@@ -240,7 +246,7 @@ static int send_content(struct file *f)
     return err;
 }
 
-static void start_upload(struct file *f)
+static void begin_upload(struct file *f)
 {
     int err = send_content(f);
     if (err) {
@@ -252,6 +258,27 @@ static void start_upload(struct file *f)
     f->store->uploads++;
     if (f->sender->size > f->sent_size)
         f->sent_size = f->sender->size;
+}
+
+/* Whether that could be written or not. */
+static void told(struct waiter *w)
+{
+    struct file *f = (struct file *)((char *)w - offsetof(struct file, telling));
+    waiter_take_error(w);
+    begin_upload(f);
+}
+
+static void start_upload(struct file *f)
+{
+    struct store *s = f->store;
+    if (!f->told_unsent) {
+        begin_upload(f);
+        return;
+    }
+    set_state(f, SEND_TELLING);
+    waiter_init(&f->telling, told);
+    if (store_written(s, &f->telling, store_note(s, f->inode)) != STORE_WAIT)
+        begin_upload(f);
 }
 
 /* --- another version is there: is it what we have? */
@@ -356,7 +383,7 @@ static void checked(void *arg, const struct session_error *e, const struct entry
 /* A name that is new here, in a directory that was listed a moment ago, is free. */
 static bool needs_check(const struct file *f)
 {
-    return f->inode->on_server || f->maybe_sent || f->left_over ||
+    return f->inode->on_server || f->maybe_sent || f->taken ||
            store_ttl_ms(f->store, f->inode) <= 0;
 }
 
@@ -591,6 +618,7 @@ int store_sync(struct store *s, struct waiter *w)
 /* What the server had before a change is no news after it: it is looked at again. */
 static void look_later(struct file *f)
 {
+    f->told_unsent = f->told_unsent || f->send == SEND_TELLING; /* as long as it may say so */
     end_call(f);
     set_state(f, SEND_QUEUED);
     loop_timer_set(&f->store->pump, 0);

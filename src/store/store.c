@@ -62,8 +62,6 @@ void store_free(struct store *s)
     if (s->space_call)
         session_cancel(s->space_call);
     s->closing = true;
-    if (s->open)
-        store_note_unsent(s);
     store_recycle_free(s);
     store_recover_free(s);
     store_changes_free(s);
