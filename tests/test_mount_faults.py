@@ -13,6 +13,7 @@ import time
 import pytest
 
 from support import proxy as fault
+from support.mount import mounted
 from support.process import environment, run
 from support.wait import wait_for
 
@@ -514,6 +515,41 @@ def test_unmounting_a_frozen_pool_says_what_is_left(faulty, proxy):
     assert "not on the server: a (5 bytes)" in mount.said()
     with pytest.raises(OSError):
         os.close(handle)
+
+
+@pytest.mark.parametrize("first, second", [("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGINT"), ("SIGINT", "SIGINT")])
+def test_a_second_signal_ends_the_drain(mounts, proxy, session, tcp_pool, tmp_path, first, second):
+    """At once; nothing is lost, and what is left is told."""
+    mount = mounts(proxy=proxy, session=session, cache=tmp_path / "cache")
+    proxy.freeze()
+    (mount / "a").write_text("kept")
+    mount.unmount(first, deadline=None)
+    wait_for(lambda: "ending" in mount.said(), 10)
+    assert mount.running()
+    os.kill(mount.pid, signal.SIGHUP)  # as the end of a login session sends it after the first
+    began = time.monotonic()
+    assert mount.unmount(second, deadline=20) == 1
+    assert time.monotonic() - began < 10
+    assert "not on the server: a (4 bytes)" in mount.said()
+    assert "1 files and 0 deletes stay in the journal" in mount.said()
+    proxy.thaw()
+    again = mounts(proxy=proxy, session=session, cache=tmp_path / "cache")
+    again.sync()
+    assert tcp_pool.read(session, "a") == b"kept"
+
+
+def test_one_signal_after_umount_is_no_second(faulty, proxy, tcp_pool, session):
+    """Told to end while it drains already, it goes on to drain."""
+    mount = faulty("unmount-timeout=60")
+    proxy.freeze()
+    (mount / "a").write_text("x")
+    mount.unmount("lazily", deadline=None)
+    wait_for(lambda: mounted(mount.path) is None, 10)
+    os.kill(mount.pid, signal.SIGTERM)
+    wait_for(lambda: "Terminated: ending" in mount.said(), 10)
+    proxy.thaw()
+    assert mount.process.wait(40) == 0
+    assert tcp_pool.read(session, "a") == b"x"
 
 
 def test_the_token_is_nowhere_to_be_seen(faulty, proxy, tcp_pool):

@@ -51,6 +51,7 @@ struct daemon {
     struct waiter waiter; /* of the first listing, the drain, then the last notices */
     uint64_t ticket;      /* of those */
     struct loop_timer drain_timer, progress_timer;
+    bool told_to_end;        /* by a signal */
     struct service *service; /* who started us wants to know; or NULL */
     int code;                /* ENDING: the exit code */
     struct fuse_buf request; /* where the kernel's requests are read to */
@@ -438,21 +439,30 @@ static void log_state(const struct daemon *d)
     }
 }
 
+/* Ctrl-C while it drains, or being told once more. Not SIGHUP: a session manager sends that right
+ * after SIGTERM, and may have sent it before. */
+static bool has_waited_enough(const struct daemon *d, uint32_t signal)
+{
+    return signal == SIGINT || (signal == SIGTERM && d->told_to_end);
+}
+
 static void signalled(void *arg, short revents)
 {
     struct daemon *d = arg;
     struct signalfd_siginfo info;
     if (read(d->signal_fd, &info, sizeof info) != sizeof info)
         return;
-    if (d->phase == DRAINING && info.ssi_signo == SIGINT) {
-        end_drain(d); /* a second Ctrl-C: whoever waits has waited enough */
-        return;
-    }
     if (info.ssi_signo == SIGUSR1) {
         log_state(d);
         return;
     }
+    if (d->phase == DRAINING && has_waited_enough(d, info.ssi_signo)) {
+        log_warning("%s: not waiting for what is left", strsignal((int)info.ssi_signo));
+        end_drain(d);
+        return;
+    }
     log_info("%s: ending", strsignal((int)info.ssi_signo));
+    d->told_to_end = d->told_to_end || info.ssi_signo != SIGHUP;
     shut_down(d);
 }
 
