@@ -375,6 +375,68 @@ def test_a_waiting_process_dies_at_once(faulty, proxy, tcp_pool, session, behind
     assert (mount / "b").read_bytes() == b"not cached"
 
 
+# What it waits for, and within what time it is over. Some programs handle the signal: they are given a moment more
+# for an answer.
+@pytest.mark.parametrize("command, most", [
+    ("mkdir new$$", 0.15), ("rmdir sub", 0.15), ("mv old/a old/b", 0.15), ("rm a", 0.15), ("ln -s a link$$", 0.15),
+    ("cat b", 0.15), ("ls sub", 0.15), ("cp b /dev/null", 0.15), ("df .", 0.15),
+    ("dd if=/dev/zero of=new$$ count=1 conv=fsync", 0.6),
+    ("/usr/bin/python3 -c 'import os; os.mkdir(\"new\" + str(os.getpid()))'", 0.6)])
+def test_ctrl_c_is_answered_at_once(faulty, proxy, tcp_pool, session, behind, command, most):
+    """The best of three, for other programs run here as well."""
+    behind("a", b"a")
+    behind("b", b"not cached")
+    tcp_pool.write(session, "a", b"a", path="old")
+    tcp_pool.write(session, "c", b"c", path="sub")
+    mount = faulty("timeout-read=60", "max-retries=4", NO_TREE)
+    os.listdir(mount)
+    os.listdir(mount / "old")
+    proxy.freeze()
+    took = []
+    while len(took) < 3 and min(took, default=9) > most:
+        took.append(time_to_die(f"exec {command}", mount, signal.SIGINT))
+    proxy.thaw()
+    mount.sync()
+    assert min(took) < most
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_writer_leaves_at_once(faulty, proxy, tcp_pool, session, sign):
+    """Though the kernel closes its files then, for which -o sync waits."""
+    mount = faulty("timeout-read=60", "max-retries=4", "sync")
+    proxy.freeze()
+    program = ("import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+               "os.write(os.open('new', os.O_CREAT | os.O_WRONLY), b'kept'); os.mkdir('waits')")
+    assert time_to_die(f'exec /usr/bin/python3 -c "{program}"', mount, sign) < 1
+    proxy.thaw()
+    mount.sync()
+    assert tcp_pool.read(session, "new") == b"kept"
+
+
+def time_to_die(command, cwd, sign):
+    """Seconds from a signal to the end of a shell command that waits in the mount."""
+    process = subprocess.Popen(["sh", "-c", command], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: sleeps_on(process), 20, "waiting for the pool")
+    began = time.monotonic()
+    process.send_signal(sign)
+    process.wait(20)
+    return time.monotonic() - began
+
+
+def sleeps_on(process):
+    """It does nothing but wait for the mount, and goes on waiting."""
+    def switches():
+        with open(f"/proc/{process.pid}/status") as status:
+            return [line for line in status if "ctxt_switches" in line]
+    before = switches()
+    for _ in range(10):
+        assert process.poll() is None, "it did not wait"
+        if not waits_in_fuse(process.pid) or switches() != before:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def waits_in_fuse(pid):
     """The process sleeps in a system call on the mount (a request is out), not in its start-up."""
     with open(f"/proc/{pid}/stat") as stat:

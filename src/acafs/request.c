@@ -5,6 +5,8 @@
 
 #include <utlist.h>
 
+#include "acafs/caller.h"
+
 enum {
     GRACE_MS = 200, /* runtimes such as Go's interrupt all the time: most answers come first */
     CHANGE_GRACE_MS = 1000, /* what changes the server is better answered by its result */
@@ -46,12 +48,27 @@ static void grace_over(void *arg)
     end(arg, -EINTR);
 }
 
+/* How long an interrupted caller is still given its answer. */
+static int64_t patience_ms(const struct request *r)
+{
+    bool changes = r->change || r->ticket || r->begun;
+    switch (caller_state(fuse_req_ctx(r->req)->pid)) {
+    case CALLER_DIES:
+        return 0;
+    case CALLER_ASKED:
+        return GRACE_MS;
+    case CALLER_GOES_ON:
+        break;
+    }
+    return changes ? CHANGE_GRACE_MS : GRACE_MS;
+}
+
 static void interrupted(fuse_req_t req, void *arg)
 {
     /* libfuse holds a lock here: the answer comes from the timer. */
     struct request *r = arg;
     if (!loop_timer_is_set(&r->grace))
-        loop_timer_set(&r->grace, r->change || r->ticket || r->begun ? CHANGE_GRACE_MS : GRACE_MS);
+        loop_timer_set(&r->grace, patience_ms(r));
 }
 
 static void watch(struct request *r)

@@ -1,7 +1,7 @@
 /* A request of the kernel that may have to wait. Its step runs until it answers; parked by the
  * store it is run again when woken. It ends early when its deadline passes without progress
- * (-ETIMEDOUT) or, a moment after the caller was interrupted, with -EINTR: a process
- * that is killed never waits for the server. Every request is answered exactly once. */
+ * (-ETIMEDOUT) or, when the caller was interrupted, with -EINTR: at once when that kills it, a
+ * moment later else. Every request is answered exactly once. */
 #ifndef ACAFS_ACAFS_REQUEST_H
 #define ACAFS_ACAFS_REQUEST_H
 
