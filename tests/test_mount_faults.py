@@ -14,7 +14,7 @@ import pytest
 
 from support import proxy as fault
 from support.mount import mounted
-from support.process import environment, run
+from support.process import ACAFS, environment, run
 from support.wait import wait_for
 
 pytestmark = [pytest.mark.session, pytest.mark.limit(90)]
@@ -485,6 +485,59 @@ def test_interrupted_readers_leave_the_file_whole(faulty, proxy, behind):
 
 
 # --- the pool goes away and comes back
+
+def quickly(do, within):
+    """What do() gives, in that time."""
+    began = time.monotonic()
+    value = do()
+    assert time.monotonic() - began < within
+    return value
+
+
+@pytest.mark.parametrize("api", ["api-version=auto", NO_TREE])
+def test_a_frozen_pool_and_an_old_listing(faulty, proxy, behind, tcp_pool, session, api):
+    """Shown after a moment, long before the pool is given up; what may have come is not denied."""
+    behind("a", b"cached")
+    tcp_pool.write(session, "c", b"c", path="sub")
+    mount = faulty("attr-timeout=0", "timeout-read=60", "max-retries=4", api)
+    assert sorted(os.listdir(mount)) == ["a", "sub"]
+    assert os.listdir(mount / "sub") == ["c"]
+    assert (mount / "a").read_bytes() == b"cached"
+    assert mount.status()["reachable"] is True
+    proxy.freeze()
+    assert sorted(quickly(lambda: os.listdir(mount), 20)) == ["a", "sub"]
+    assert mount.status()["reachable"] is False and mount.status()["away"] is None
+    assert "the pool has not answered for" in mount.said()
+    assert quickly((mount / "a").read_bytes, 20) == b"cached"
+    assert quickly(lambda: os.listdir(mount / "sub"), 20) == ["c"]
+    assert sorted(quickly(lambda: os.listdir(mount), 3)) == ["a", "sub"]
+    shown = run([ACAFS, "status", mount]).stdout
+    assert re.search(r"^away +has not answered for some seconds$", shown, re.M), shown
+    asker = subprocess.Popen(["ls", "come"], cwd=mount, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: sleeps_on(asker), 20)
+    tcp_pool.write(session, "come", b"while it was away")
+    proxy.thaw()
+    assert asker.wait(20) == 0
+    wait_for(lambda: mount.status()["reachable"], 20)
+    wait_for(lambda: "come" in os.listdir(mount), 20)
+    assert "the pool answers again" in mount.said()
+
+
+def test_a_pool_that_was_away_and_is_frozen(faulty, proxy, behind):
+    """It is asked now and then, and nobody waits long for that."""
+    behind("a", b"cached")
+    mount = faulty("attr-timeout=0", "timeout-read=60", "max-retries=0")
+    assert (mount / "a").read_bytes() == b"cached"
+    proxy.down()
+    assert os.listdir(mount) == ["a"]
+    assert mount.status()["reachable"] is False and mount.status()["away"]
+    asked = proxy.count(LIST)
+    proxy.rule(".*", fault.freeze())
+    proxy.up()
+    wait_for(lambda: quickly(lambda: os.listdir(mount), 15) == ["a"] and proxy.count(LIST) > asked, 30)
+    assert quickly(lambda: os.listdir(mount), 5) == ["a"]
+    assert not quickly((mount / "not there").exists, 5)
+    assert quickly((mount / "a").read_bytes, 5) == b"cached"
 
 def test_what_is_cached_still_reads(faulty, proxy, behind):
     behind("a", b"cached" * 1000)

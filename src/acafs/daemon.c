@@ -498,6 +498,8 @@ static void describe(void *arg, struct buf *out)
         buf_adds(out, ", every file is in the session");
     if (s.away)
         buf_addf(out, ", the pool does not answer: %s", strerror(-s.away));
+    else if (s.silent)
+        buf_adds(out, ", the pool has not answered for some seconds");
 }
 
 /* Only a daemon in front is a service: one in the background is not the process that was started.

@@ -173,5 +173,6 @@ void volume_get_stats(const struct volume *v, struct store_stats *sum)
         sum->refreshes += s.refreshes;
         sum->cache_hits += s.cache_hits;
         sum->away = sum->away ? sum->away : s.away;
+        sum->silent = sum->silent || s.silent;
     }
 }

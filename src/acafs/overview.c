@@ -139,6 +139,15 @@ static void print_sessions(const cJSON *status)
              : "");
 }
 
+/* What is wrong with the way to the pool, or NULL. */
+static const char *away(const cJSON *status)
+{
+    const char *why = json_string(status, "away");
+    bool reachable = true;
+    json_bool(status, "reachable", &reachable);
+    return why || reachable ? why : "has not answered for some seconds";
+}
+
 static void print_status(const cJSON *status)
 {
     const cJSON *counters = json_object(status, "counters");
@@ -150,7 +159,7 @@ static void print_status(const cJSON *status)
     print_field("expires", json_string(status, "expires"));
     if (number(status, "recycled"))
         printf("%-11s %" PRIu64 " times since\n", "recycled", number(status, "recycled"));
-    print_field("away", json_string(status, "away"));
+    print_field("away", away(status));
     if (number(status, "conflicts"))
         printf("%-11s %" PRIu64 " files that others changed too are there as NAME.conflict-TIME\n",
                "conflicts", number(status, "conflicts"));
@@ -241,7 +250,7 @@ static void print_mount(const struct mntent *m)
     _cleanup_buf_ struct buf text = {0};
     int err = read_status(m->mnt_dir, &text);
     _cleanup_json_ cJSON *status = err ? NULL : json_parse(text.data, text.len);
-    const char *away = json_string(status, "away");
+    const char *trouble = away(status);
     int pending = cJSON_GetArraySize(json_array(status, "pending"));
     print_text(m->mnt_dir);
     putchar('\t');
@@ -251,8 +260,8 @@ static void print_mount(const struct mntent *m)
         print_text(err == -EACCES     ? "somebody else's"
                    : err == -ENOTCONN ? "its daemon is gone: umount it"
                                       : strerror(-err));
-    else if (away)
-        printf("away: %s", away);
+    else if (trouble)
+        printf("away: %s", trouble);
     else
         fputs("ok", stdout);
     if (pending)

@@ -67,8 +67,9 @@ static void add_credential(cJSON *status, const struct client *client)
                                              : cJSON_CreateNull());
 }
 
-static void add_away(cJSON *status, int err)
+static void add_away(cJSON *status, int err, bool silent)
 {
+    cJSON_AddBoolToObject(status, "reachable", !err && !silent);
     if (err)
         cJSON_AddStringToObject(status, "away", strerror(-err));
     else
@@ -119,7 +120,7 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     add_head(status, m->volume);
     add_session(status, m);
     add_credential(status, &m->client);
-    add_away(status, s.away);
+    add_away(status, s.away, s.silent);
     store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
     add_troubles(status, &s);
     cJSON_AddStringToObject(add_cache(status, m->volume, &s), "directory",
@@ -179,7 +180,7 @@ cJSON *status_pool_json(const struct volume *v)
     cJSON_AddStringToObject(status, "pool", v->config->endpoint);
     add_sessions(status, &p);
     add_credential(status, &v->client);
-    add_away(status, s.away ? s.away : p.away);
+    add_away(status, s.away ? s.away : p.away, s.silent);
     add_all_pending(status, v);
     add_troubles(status, &s);
     add_cache(status, v, &s);
@@ -270,7 +271,8 @@ int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
            jobs ? jobs_waiting(jobs) : all_jobs_waiting(m->volume));
     if (!jobs)
         add_pool_metrics(out, m->volume->pool);
-    metric(out, "gauge", "pool_away", "1 while the pool does not answer.", s.away ? 1 : 0);
+    metric(out, "gauge", "pool_away", "1 while the pool does not answer.",
+           s.away || s.silent ? 1 : 0);
     if (m->client.credential && credential_expires(m->client.credential))
         metric(out, "gauge", "token_expiry_seconds", "When the token held ends, in Unix time.",
                (double)credential_expires(m->client.credential));

@@ -19,9 +19,12 @@ enum {
     TREE_MAX_ENTRIES = 5000, /* larger trees are listed a directory at a time, once known */
     HIDDEN_MAX_ENTRIES = 2000,
     HIDDEN_PATIENCE_MS = 3000,
-    LISTING_REST = 4,        /* times what the last one took */
-    LONGEST_LIFE_MS = 60000, /* for that reason */
-    AWAY_MS = 2000,          /* how long a pool that did not answer is not asked again */
+    LISTING_REST = 4,            /* times what the last one took */
+    LONGEST_LIFE_MS = 60000,     /* for that reason */
+    AWAY_MS = 2000,              /* how long a pool that did not answer is not asked again */
+    PATIENCE_MS = 3000,          /* with a listing, where an older one could be shown */
+    LONGEST_PATIENCE_MS = 10000, /* with one that takes long every time */
+    AWAY_PATIENCE_MS = 500,      /* the same of a pool that did not answer when last asked */
     PATH_LIMIT = 4096,
 };
 
@@ -324,9 +327,39 @@ static void give_memory_back(void *arg)
     malloc_trim(0);
 }
 
+static int64_t patience_ms(const struct store *s)
+{
+    int64_t usual = 2 * s->listing_took_ms;
+    if (s->away)
+        return AWAY_PATIENCE_MS;
+    usual = usual < LONGEST_PATIENCE_MS ? usual : LONGEST_PATIENCE_MS;
+    return usual > PATIENCE_MS ? usual : PATIENCE_MS;
+}
+
+static void patience_over(void *arg)
+{
+    struct listing_state *state = arg;
+    struct store *s = state->store;
+    state->slow = true;
+    if (state == &s->tree && state->listed_ms && !s->away)
+        log_warning("the pool has not answered for %lld s: showing what was known before",
+                    (long long)(clock_ms() - state->asked_ms) / 1000);
+    waitq_wake(&s->wakeup, &state->waiting, 0);
+}
+
+static void stop_patience(struct listing_state *state)
+{
+    if (state->patience.fn)
+        loop_timer_stop(&state->patience);
+    state->slow = false;
+}
+
 static void end_listing(struct store *s, struct listing_state *state, int err)
 {
     state->call = NULL;
+    if (state == &s->tree && state->slow && !err && !s->away)
+        log_info("the pool answers again");
+    stop_patience(state);
     if (--s->listings == 0)
         clear_graves(s);
     if (!err) {
@@ -346,6 +379,10 @@ static void begin_listing(struct store *s, struct listing_state *state)
 {
     state->asked_ms = clock_ms();
     state->asked_clock = s->inodes.clock;
+    state->store = s;
+    if (!state->patience.fn)
+        loop_timer_init(&state->patience, s->loop, patience_over, state);
+    loop_timer_set(&state->patience, patience_ms(s));
     s->refreshes++;
     s->listings++;
 }
@@ -355,6 +392,7 @@ static int begun(struct store *s, struct listing_state *state)
 {
     if (state->call)
         return 0;
+    stop_patience(state);
     s->listings--;
     return -ENOMEM;
 }
@@ -567,7 +605,9 @@ static int fresh(struct store *s, struct waiter *w, struct inode *dir, bool exac
     }
     if (err)
         return err;
-    if (!exact && !hidden_due && will_do(s, news))
+    if (state->slow && s->away)
+        return s->tree.listed_ms ? 0 : s->away;
+    if (!exact && !hidden_due && (will_do(s, news) || (news && state->slow)))
         return 0;
     waitq_park(&state->waiting, w);
     return STORE_WAIT;
@@ -710,6 +750,7 @@ void store_dir_free(struct dir *d)
         session_cancel(d->listing.call);
         d->store->listings--;
     }
+    stop_patience(&d->listing);
     waitq_wake(&d->store->wakeup, &d->listing.waiting, -ENOENT);
     free(d);
 }
@@ -720,6 +761,8 @@ void store_refresh_free(struct store *s)
         session_cancel(s->tree.call);
     if (s->hidden.call)
         session_cancel(s->hidden.call);
+    stop_patience(&s->tree);
+    stop_patience(&s->hidden);
     if (s->patience.fn)
         loop_timer_stop(&s->patience);
     if (s->trim.fn)

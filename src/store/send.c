@@ -511,6 +511,7 @@ void store_note_reach(struct store *s, int err)
     if (!s->away || err)
         return;
     s->away = 0;
+    log_info("the pool answers again");
     DL_FOREACH2(s->outbox, f, out_next)
     {
         if (f->send == SEND_RETRY)

@@ -210,6 +210,7 @@ void store_get_stats(const struct store *s, struct store_stats *out)
         .refreshes = s->refreshes,
         .cache_hits = s->cache_hits,
         .away = s->away,
+        .silent = s->tree.slow,
         .conflicts = s->conflicts,
         .lost = s->lost,
     };

@@ -77,8 +77,8 @@ struct inode_table *store_inodes(struct store *);
 /* --- names and attributes */
 
 /* Makes the listing of a directory no older than the attribute timeout, or, up to twice as old,
- * has it renewed while the old one is still good for an answer. When the pool is away, any will do.
- */
+ * has it renewed while the old one is still good for an answer. When the pool is away, or has kept
+ * silent for some seconds, any will do. */
 int store_fresh(struct store *, struct waiter *, struct inode *dir);
 /* As above, for the attributes of any inode. */
 int store_fresh_attr(struct store *, struct waiter *, struct inode *);
@@ -184,7 +184,8 @@ struct store_stats {
     uint64_t downloads, uploads,
         downloads_ahead, /* of the downloads: files that nobody had asked for yet */
         refreshes, cache_hits;
-    int away; /* -errno while the pool does not answer, else 0 */
+    int away;    /* -errno while the pool does not answer, else 0 */
+    bool silent; /* it was asked, and takes its time */
 };
 void store_get_stats(const struct store *, struct store_stats *);
 /* Calls fn for each file not yet on the server. */
