@@ -99,6 +99,19 @@ def test_a_session_that_is_deleted_by_wish_is_not_restored(remount, tcp_pool, se
     assert tcp_pool.names(session) == set()
 
 
+def test_each_use_puts_the_end_off(own_pool, mounts):
+    """And the status tells it, of the session that came after, too."""
+    pool = own_pool(tcp=True, options=["--cooldown", "30"])
+    mount = mounts(pool=pool, options=["attr-timeout=0"], env={"ACAFS_TOKEN": pool.token})
+    first = wait_for(lambda: mount.status()["expires"])
+    wait_for(lambda: os.listdir(mount) == [] and mount.status()["expires"] > first, 20, every=0.2)
+    (mount / "a").write_text("a")
+    mount.sync()
+    assert pool.request("DELETE", "session", mount.session).status in (200, 204)
+    wait_for(lambda: os.listdir(mount) == [] and mount.status()["recycled"], 20, every=0.2)
+    wait_for(lambda: os.listdir(mount) == [] and (mount.status()["expires"] or "") > first, 20, every=0.2)
+
+
 def test_a_session_that_is_kept_alive_outlives_its_cooldown(own_pool, mounts):
     pool = own_pool(tcp=True, options=["--cooldown", "4"])
     mount = mounts(pool=pool, source=None, options=["keepalive"], env={"ACAFS_TOKEN": pool.token})

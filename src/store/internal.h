@@ -210,6 +210,9 @@ struct store {
                                true */
     struct remake *remakes; /* directories and symlinks on their way back */
     struct session_call *info_call; /* asks for the session's etag and expiry */
+    int64_t info_ms;                /* when that was asked last */
+    struct timespec info_asked;     /* the same */
+    uint64_t info_generation;       /* of the session, then */
     struct loop_timer touch;        /* keepalive */
     size_t conflicts, lost;
 
@@ -371,6 +374,8 @@ void store_recycle_free(struct store *);
 void store_recycle_check(struct store *);
 /* Asks for the session's etag and expiry. */
 void store_ask_info(struct store *);
+/* The session was used: asks when it expires now, if that was not asked for long. */
+void store_note_use(struct store *);
 
 /* change.c */
 /* Whether a change of this name or one above it is under way. */

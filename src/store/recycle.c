@@ -22,6 +22,8 @@ enum {
     COPY_BLOCK = 1 << 20,
     TOUCH_LEAST_MS = 2000, /* between the calls that keep the session */
     TOUCH_MS = 60000,      /* where the pool does not tell when it expires */
+    NEWS_LEAST_MS = 1000,  /* between questions when it expires */
+    NEWS_LIFE = 10,        /* how often, while it is used, in the time that it has left */
 };
 
 /* --- lost/ */
@@ -246,14 +248,36 @@ static void info_told(void *arg, const struct session_error *e, const struct ses
 {
     struct store *s = arg;
     s->info_call = NULL;
+    if (e->err == -EHOSTUNREACH || e->err == -ETIMEDOUT)
+        s->info_generation = UINT64_MAX; /* asked again when it answers */
     if (s->options.keepalive)
         set_touch_timer(s);
 }
 
 void store_ask_info(struct store *s)
 {
-    if (!s->info_call)
-        s->info_call = session_info(s->session, info_told, s);
+    struct session_state state;
+    if (s->info_call)
+        return;
+    session_get_state(s->session, &state);
+    s->info_generation = state.generation;
+    s->info_ms = clock_ms();
+    clock_gettime(CLOCK_REALTIME, &s->info_asked);
+    s->info_call = session_info(s->session, info_told, s);
+}
+
+/* Each use puts the end off, and only one call tells how far. */
+void store_note_use(struct store *s)
+{
+    struct session_state state;
+    session_get_state(s->session, &state);
+    bool unheard = s->info_generation != state.generation;
+    if (s->info_call || (state.expires.tv_nsec < 0 && !unheard))
+        return; /* or the pool does not tell */
+    int64_t life = (state.expires.tv_sec - s->info_asked.tv_sec) * 1000 / NEWS_LIFE;
+    life = life > TOUCH_MS ? TOUCH_MS : life < NEWS_LEAST_MS ? NEWS_LEAST_MS : life;
+    if (unheard || clock_ms() - s->info_ms >= life)
+        store_ask_info(s);
 }
 
 /* A listing counts as use of the session wherever asking for its expiry may not. */

@@ -508,6 +508,8 @@ void store_note_reach(struct store *s, int err)
         store_set_away(s, err);
         return;
     }
+    if (!err)
+        store_note_use(s);
     if (!s->away || err)
         return;
     s->away = 0;
