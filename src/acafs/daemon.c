@@ -23,13 +23,13 @@
 #include "acafs/service.h"
 #include "acafs/status.h"
 #include "util/cleanup.h"
+#include "util/gauge.h"
 #include "util/log.h"
 #include "util/text.h"
 
 enum {
-    BATCH = 16,         /* kernel requests taken in a row before transfers get their turn */
-    PROGRESS_MS = 1000, /* between lines of a long drain on a terminal */
-    LISTED_LEFT = 100,  /* files named of those that could not be sent */
+    BATCH = 16,        /* kernel requests taken in a row before transfers get their turn */
+    LISTED_LEFT = 100, /* files named of those that could not be sent */
 };
 
 /* The life of the daemon:
@@ -51,6 +51,7 @@ struct daemon {
     struct waiter waiter; /* of the first listing, the drain, then the last notices */
     uint64_t ticket;      /* of those */
     struct loop_timer drain_timer, progress_timer;
+    struct gauge gauge;      /* DRAINING, on a terminal */
     bool told_to_end;        /* by a signal */
     struct service *service; /* who started us wants to know; or NULL */
     int code;                /* ENDING: the exit code */
@@ -367,8 +368,7 @@ static void end_drain(struct daemon *d)
     d->phase = ENDING;
     loop_timer_stop(&d->drain_timer);
     loop_timer_stop(&d->progress_timer);
-    if (isatty(STDERR_FILENO))
-        fputs("\r\033[K", stderr);
+    gauge_end(&d->gauge);
     d->code = tell_left(d) ? EXIT_OTHER : EXIT_OK;
     d->volume.ending = true;
     end_requests(&d->volume);
@@ -394,14 +394,23 @@ static void drain_timed_out(void *arg)
     end_drain(arg);
 }
 
+static uint64_t bytes_sent(const struct daemon *d)
+{
+    struct http_stats http;
+    http_get_stats(d->volume.client.http, &http);
+    return http.bytes_out;
+}
+
 static void show_progress(void *arg)
 {
     struct daemon *d = arg;
     struct store_stats s;
     volume_get_stats(&d->volume, &s);
-    fprintf(stderr, "\racafs: %zu files, %llu bytes still to send \033[K", s.dirty_files,
-            (unsigned long long)s.dirty_bytes);
-    loop_timer_set(&d->progress_timer, PROGRESS_MS);
+    gauge_show(&d->gauge, s.dirty_files, s.dirty_bytes, bytes_sent(d),
+               s.away     ? strerror(-s.away)
+               : s.silent ? "the pool does not answer"
+                          : NULL);
+    loop_timer_set(&d->progress_timer, GAUGE_MS);
 }
 
 /* Begins the orderly end: everything pending goes to the server within the unmount timeout, then
@@ -418,8 +427,10 @@ static void shut_down(struct daemon *d)
     d->phase = DRAINING;
     service_stopping(d->service, c->unmount_timeout_ms);
     loop_timer_set(&d->drain_timer, c->unmount_timeout_ms);
-    if (isatty(STDERR_FILENO))
-        loop_timer_set(&d->progress_timer, PROGRESS_MS);
+    if (isatty(STDERR_FILENO)) {
+        gauge_begin(&d->gauge, "acafs", NULL, bytes_sent(d));
+        show_progress(d);
+    }
     drain_step(d);
 }
 

@@ -11,6 +11,7 @@
 #include "acafs/daemon.h"
 #include "util/buf.h"
 #include "util/cleanup.h"
+#include "util/gauge.h"
 #include "util/json.h"
 #include "util/log.h"
 #include "util/place.h"
@@ -18,7 +19,7 @@
 
 /* --- reading it */
 
-static int read_status(const char *root, struct buf *out)
+int overview_read(const char *root, struct buf *out)
 {
     _cleanup_buf_ struct buf path = {0};
     if (buf_addf(&path, "%s/.acafs/status", root))
@@ -51,14 +52,9 @@ static void print_text(const char *text)
 
 static void print_size(uint64_t bytes)
 {
-    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-    double n = (double)bytes;
-    unsigned unit = 0;
-    while (n >= 1024 && unit < 4) {
-        n /= 1024;
-        unit++;
-    }
-    printf(unit ? "%.1f %s" : "%.0f %s", n, units[unit]);
+    _cleanup_buf_ struct buf text = {0};
+    if (gauge_size(&text, bytes) == 0)
+        fputs(text.data, stdout);
 }
 
 static void print_field(const char *name, const char *value)
@@ -210,7 +206,7 @@ int overview_status(int argc, char **argv)
     _cleanup_buf_ struct buf text = {0};
     if (find(path, &place))
         return EXIT_MOUNTPOINT;
-    int err = read_status(place.root, &text);
+    int err = overview_read(place.root, &text);
     if (err)
         log_error("%s: %s", place.root, strerror(-err));
     place_free(&place);
@@ -248,7 +244,7 @@ static void print_mount(const struct mntent *m)
     decode(m->mnt_dir);
     decode(m->mnt_fsname);
     _cleanup_buf_ struct buf text = {0};
-    int err = read_status(m->mnt_dir, &text);
+    int err = overview_read(m->mnt_dir, &text);
     _cleanup_json_ cJSON *status = err ? NULL : json_parse(text.data, text.len);
     const char *trouble = away(status);
     int pending = cJSON_GetArraySize(json_array(status, "pending"));

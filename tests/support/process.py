@@ -1,10 +1,14 @@
 """Starting programs so that none outlives the tests."""
 
 import ctypes
+import fcntl
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 BUILD = Path(os.environ.get("ACAFS_BUILD") or Path(__file__).resolve().parents[2] / "build").resolve()
@@ -89,3 +93,29 @@ def peak_memory(pid):
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     raise AssertionError(f"no VmHWM of process {pid}")
+
+
+class Terminal:
+    """A program whose stderr is a terminal of 80 columns; .said() is what it wrote there so far."""
+
+    def __init__(self, arguments, **options):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.process = subprocess.Popen([os.fspath(part) for part in arguments], stdin=subprocess.DEVNULL, stderr=slave,
+                                        preexec_fn=_die_with_tests, **{"stdout": subprocess.DEVNULL, **options})
+        os.close(slave)
+        os.set_blocking(self.master, False)
+        self.text = b""
+
+    def said(self):
+        try:
+            while data := os.read(self.master, 65536):
+                self.text += data
+        except OSError:  # nothing more for now, or for ever
+            pass
+        return self.text.decode(errors="replace")
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
