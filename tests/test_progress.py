@@ -11,7 +11,7 @@ import time
 import pytest
 
 from support import proxy as fault
-from support.process import ACAFS, Terminal, environment, run
+from support.process import ACAFS, ACARUN, Terminal, environment, run
 from support.wait import wait_for
 
 pytestmark = [pytest.mark.session, pytest.mark.limit(90)]
@@ -140,3 +140,28 @@ def test_a_drain_draws_on_a_terminal(mounts, proxy, on_terminal):
         proxy.thaw()
         assert daemon.process.wait(40) == 0
         assert daemon.said().endswith("\r\x1b[K")
+
+
+def test_acarun_draws_the_upload_of_a_large_script(proxy, tcp_pool, session, tmp_path, on_terminal):
+    script = tmp_path / "large.py"
+    script.write_bytes(b"print('ran')\n" + b"#" * 20_000_000)
+    proxy.rule("POST files", slowly(4_000_000))
+    acarun = on_terminal([ACARUN, "-p", proxy.url, "-s", session, script],
+                         env=environment(HOME=tmp_path, ACAFS_CONFIG=os.devnull, ACAFS_TOKEN=tcp_pool.token),
+                         stdout=subprocess.PIPE)
+    wait_for(lambda: re.search(r"\racarun: \[#*-*\] [\d.]+ MiB of 19\.1 MiB", acarun.said()), 30)
+    assert acarun.process.stdout.read() == b"ran\n"
+    acarun.process.stdout.close()
+    assert acarun.process.wait(30) == 0
+    assert acarun.said().endswith("\r\x1b[K")
+
+
+def test_many_scripts_show_what_moves(proxy, tcp_pool, tmp_path, on_terminal):
+    (tmp_path / "data").write_bytes(os.urandom(8_000_000))
+    (tmp_path / "a.py").write_text("open('made', 'wb').write(open('data', 'rb').read())")
+    proxy.rule("POST files", slowly(4_000_000))
+    acarun = on_terminal([ACARUN, "-p", proxy.url, "-j", "1", "--spread", "--with", "data", "--fetch", "made", "a.py"],
+                         env=environment(HOME=tmp_path, ACAFS_CONFIG=os.devnull, ACAFS_TOKEN=tcp_pool.token), cwd=tmp_path)
+    wait_for(lambda: re.search(r"0 of 1 done, 0 failed, [\d.]+ MiB sent \([\d.]+ \w+/s\)", acarun.said()), 30)
+    assert acarun.process.wait(60) == 0
+    assert (tmp_path / "a.py.files/made").read_bytes() == (tmp_path / "data").read_bytes()

@@ -19,6 +19,7 @@
 #include "acarun/task.h"
 #include "job/job.h"
 #include "util/cleanup.h"
+#include "util/gauge.h"
 #include "util/log.h"
 
 struct direct {
@@ -26,7 +27,8 @@ struct direct {
     struct task *task; /* under way */
     int signal_fd;
     struct loop_fd *signals;
-    struct loop_timer begin;
+    struct loop_timer begin, tick;
+    struct gauge gauge;        /* of the upload */
     struct session_call *call; /* the upload, or the deletion */
     struct job *job;
     char *name; /* of the script in the session */
@@ -148,10 +150,43 @@ static void start(struct direct *d)
         failed(d, "job", &(struct session_error){.err = -ENOMEM});
 }
 
+/* --- the upload of the script */
+
+static uint64_t bytes_sent(const struct direct *d)
+{
+    struct http_stats http;
+    http_get_stats(d->link.client.http, &http);
+    return http.bytes_out;
+}
+
+static void tick(void *arg)
+{
+    struct direct *d = arg;
+    struct stat st;
+    if (fstat(d->script, &st) == 0)
+        gauge_show(&d->gauge, 1, (uint64_t)st.st_size, bytes_sent(d), NULL);
+    loop_timer_set(&d->tick, GAUGE_MS);
+}
+
+static void begin_gauge(struct direct *d)
+{
+    if (d->quiet)
+        return;
+    gauge_begin(&d->gauge, "acarun", "sending", bytes_sent(d));
+    loop_timer_set(&d->tick, GAUGE_MS);
+}
+
+static void end_gauge(struct direct *d)
+{
+    loop_timer_stop(&d->tick);
+    gauge_end(&d->gauge);
+}
+
 static void uploaded(void *arg, const struct session_error *e, const struct entry *entry)
 {
     struct direct *d = arg;
     d->call = NULL;
+    end_gauge(d);
     if (e->err) {
         failed(d, d->link.config.endpoint, e);
         return;
@@ -175,7 +210,9 @@ static void begin(void *arg)
     }
     d->call = session_upload(d->link.client.session, d->name, d->script, (uint64_t)st.st_size,
                              uploaded, d);
-    if (!d->call)
+    if (d->call)
+        begin_gauge(d);
+    else
         failed(d, d->name, &(struct session_error){.err = -ENOMEM});
 }
 
@@ -192,6 +229,7 @@ static void signalled(void *arg, short revents)
         d->made = SESSION_UNCLEAR; /* the upload may have got there */
     session_cancel(d->call);
     d->call = NULL;
+    end_gauge(d);
     d->in_haste = d->canceled || d->closing;
     d->canceled = true;
     over(d, EXIT_INTERRUPTED);
@@ -222,6 +260,7 @@ struct direct *direct_open(const struct options *o, int signal_fd, int *code)
     if (*code < 0) {
         set_log_level(d, false);
         loop_timer_init(&d->begin, d->link.loop, begin, d);
+        loop_timer_init(&d->tick, d->link.loop, tick, d);
         d->signals = loop_fd_add(d->link.loop, signal_fd, CURL_WAIT_POLLIN, signalled, d);
         if (d->signals)
             return d;
@@ -274,6 +313,7 @@ int direct_task(struct direct *d, struct task *t)
         loop_run(d->link.loop);
     }
     loop_timer_stop(&d->begin);
+    end_gauge(d);
     cleanup_close(&d->script);
     d->script = -1;
     free(d->name);

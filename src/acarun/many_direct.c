@@ -407,6 +407,9 @@ static void begin(void *arg)
 static void tick(void *arg)
 {
     struct many *m = arg;
+    struct http_stats http;
+    http_get_stats(m->link.client.http, &http);
+    progress_traffic(m->batch->progress, http.bytes_out, http.bytes_in);
     progress_draw(m->batch->progress);
     loop_timer_set(&m->tick, PROGRESS_MS);
 }

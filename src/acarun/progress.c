@@ -9,14 +9,16 @@
 
 #include "util/buf.h"
 #include "util/cleanup.h"
+#include "util/gauge.h"
 #include "util/text.h"
 
-enum { NAME_WIDTH = 40, WIDTH = 80, HEIGHT = 24, MESSAGE_MAX = 300 };
+enum { NAME_WIDTH = 40, WIDTH = 80, HEIGHT = 24, MESSAGE_MAX = 300, TRAFFIC_LEAST = 1 << 20 };
 
 struct progress {
     const struct batch *batch;
     bool quiet, terminal;
     unsigned drawn; /* lines on the terminal that are to be drawn over */
+    struct gauge sent, received;
 };
 
 /* --- words */
@@ -116,16 +118,42 @@ static void draw_item(struct progress *p, const struct item *i, unsigned width)
     p->drawn++;
 }
 
-static void draw_total(struct progress *p)
+static void add_traffic(struct buf *line, const struct gauge *g, const char *what)
 {
+    uint64_t bytes = g->moved - g->moved_first;
+    if (bytes < TRAFFIC_LEAST)
+        return;
+    buf_adds(line, ", ");
+    gauge_size(line, bytes);
+    buf_addf(line, " %s", what);
+    if (g->rate < 1)
+        return;
+    buf_adds(line, " (");
+    gauge_size(line, (uint64_t)g->rate);
+    buf_adds(line, "/s)");
+}
+
+static void draw_total(struct progress *p, unsigned width)
+{
+    _cleanup_buf_ struct buf line = {0};
     size_t over = 0, failed = 0;
     for (size_t n = 0; n < p->batch->count; n++) {
         const struct item *i = &p->batch->items[n];
         over += i->state == ITEM_OVER;
         failed += i->state == ITEM_OVER && i->code;
     }
-    fprintf(stderr, "%zu of %zu done, %zu failed\n", over, p->batch->count, failed);
+    buf_addf(&line, "%zu of %zu done, %zu failed", over, p->batch->count, failed);
+    add_traffic(&line, &p->sent, "sent");
+    add_traffic(&line, &p->received, "received");
+    cut(&line, width - 1);
+    fprintf(stderr, "%s\n", line.data);
     p->drawn++;
+}
+
+void progress_traffic(struct progress *p, uint64_t sent, uint64_t received)
+{
+    gauge_measure(&p->sent, sent);
+    gauge_measure(&p->received, received);
 }
 
 void progress_draw(struct progress *p)
@@ -139,7 +167,7 @@ void progress_draw(struct progress *p)
         if (p->batch->items[n].state == ITEM_RUNNING)
             draw_item(p, &p->batch->items[n], width);
     }
-    draw_total(p);
+    draw_total(p, width);
     fflush(stderr);
 }
 
@@ -174,8 +202,11 @@ void progress_ended(struct progress *p, const struct item *i)
 struct progress *progress_new(const struct batch *b, bool quiet)
 {
     struct progress *p = calloc(1, sizeof *p);
-    if (p)
-        *p = (struct progress){.batch = b, .quiet = quiet, .terminal = isatty(STDERR_FILENO)};
+    if (!p)
+        return NULL;
+    *p = (struct progress){.batch = b, .quiet = quiet, .terminal = isatty(STDERR_FILENO)};
+    gauge_begin(&p->sent, NULL, NULL, 0);
+    gauge_begin(&p->received, NULL, NULL, 0);
     return p;
 }
 

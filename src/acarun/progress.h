@@ -14,6 +14,8 @@ void progress_free(struct progress *);
 
 void progress_started(struct progress *, const struct item *);
 void progress_ended(struct progress *, const struct item *);
+/* Bytes to and from the pool so far, retries included. */
+void progress_traffic(struct progress *, uint64_t sent, uint64_t received);
 void progress_draw(struct progress *);
 
 /* The table of how all went, on stdout: 0 or -errno. */

@@ -49,7 +49,7 @@ void gauge_begin(struct gauge *g, const char *program, const char *what, uint64_
 }
 
 /* Smooth, so that it can be read: half of it is from the last two seconds. */
-static void measure(struct gauge *g, uint64_t moved)
+void gauge_measure(struct gauge *g, uint64_t moved)
 {
     int64_t now = clock_ms(), ms = now - g->seen_ms;
     if (ms <= 0)
@@ -139,7 +139,7 @@ static void say(struct gauge *g, size_t files, uint64_t left, const char *troubl
 void gauge_show(struct gauge *g, size_t files, uint64_t left, uint64_t moved, const char *trouble)
 {
     int64_t now = clock_ms();
-    measure(g, moved);
+    gauge_measure(g, moved);
     g->total = left > g->total ? left : g->total;
     if (g->terminal && (g->drawn || now - g->began_ms >= SHOWN_MS))
         draw(g, files, left, trouble);

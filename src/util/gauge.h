@@ -32,6 +32,8 @@ struct gauge {
 void gauge_begin(struct gauge *, const char *program, const char *what, uint64_t moved);
 /* left: bytes that are not there yet, whole files. trouble: why it takes so long, or NULL. */
 void gauge_show(struct gauge *, size_t files, uint64_t left, uint64_t moved, const char *trouble);
+/* Only counts, for who draws by himself: see moved and rate. */
+void gauge_measure(struct gauge *, uint64_t moved);
 /* Leaves the terminal clean. */
 void gauge_end(struct gauge *);
 
