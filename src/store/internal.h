@@ -15,6 +15,7 @@ struct kept;
 struct remake;
 struct sending;
 struct removal;
+struct room;
 struct shelf;
 
 /* A listing that is asked for, and when the last answer was asked for. */
@@ -94,7 +95,8 @@ enum send_state {
 };
 
 struct file {
-    struct file *prev, *next; /* in store->files, least recently used first */
+    struct file *prev, *next;           /* in store->files, least recently used first */
+    struct file *room_prev, *room_next; /* the same of all that share the room */
     struct store *store;
     struct inode *inode;
     enum file_state state;
@@ -190,10 +192,10 @@ struct store {
     struct file *files;
     unsigned streams; /* downloads under way */
     struct readahead ahead;
+    struct room *room, *own_room; /* own_room: or NULL, when it is shared */
+    bool in_room;
     uint64_t cached_bytes;
     size_t cached_files;
-    int64_t space_checked_ms;
-    int64_t disk_room;   /* bytes that we may still take of the disk, when last looked */
     int64_t settled_ms;  /* until then requests of the mount before may still be carried out */
     struct file *outbox; /* dirty files that are kept, oldest first */
     unsigned sending;    /* CHECKING, COMPARING or SENDING */
@@ -245,18 +247,33 @@ int shelf_dir(const struct shelf *);
 int shelf_content(const struct shelf *);
 struct journal **shelf_journal(struct shelf *);
 
-/* content.c: content on disk, and the room it takes */
+/* room.c: the room that content takes */
+void room_add(struct file *);
+void room_remove(struct file *);
+/* Moves it to the end of what is evicted first. */
+void file_used(struct file *);
+/* Tells the bytes it takes, when it shrank or is whole. */
+void file_account(struct file *, uint64_t bytes);
+/* It has a descriptor, or not any more. */
+void room_took_place(struct file *, bool taken);
+/* Makes room for it to have so many bytes more, and a descriptor: 0 or -ENOSPC. */
+int room_make(struct file *, uint64_t more);
+/* A descriptor, for content that is there already: 0 or -EMFILE. */
+int room_for_left(struct file *);
+/* The descriptors of the store itself: 0 or -EMFILE. */
+int room_open(struct store *);
+void room_close(struct store *);
+/* Frees a descriptor if there is one to be freed. */
+bool room_spare_fd(const struct store *);
+
+/* content.c: content on disk */
 /* The inode's file, made where it has none. NULL when out of memory. */
 struct file *file_get(struct store *, struct inode *);
 void store_file_free(struct file *);
-/* Moves it to the end of what is evicted first. */
-void file_used(struct file *);
 /* Gives it an empty place on disk: 0, -ENOSPC, -errno. */
 int file_new_content(struct file *);
 /* Room for it to reach `end` bytes: 0 or -ENOSPC. */
 int file_reserve(struct file *, uint64_t end);
-/* Tells the bytes it takes, when it shrank or is whole. */
-void file_account(struct file *, uint64_t bytes);
 /* Back to ABSENT; a download ends. */
 void file_drop(struct file *);
 bool store_file_dirty(const struct inode *);

@@ -419,14 +419,24 @@ void file_keep_forget(struct file *f)
     f->keeping = NULL;
 }
 
+/* Its own descriptor, so that the file's may go meanwhile. */
+static int duplicate(const struct file *f)
+{
+    int fd;
+    do
+        fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+    while (fd < 0 && errno == EMFILE && room_spare_fd(f->store));
+    return fd < 0 ? -errno : fd;
+}
+
 int file_keep(struct file *f)
 {
     struct store *s = f->store;
     if (f->kept == f->written || (f->keeping && f->keeping->written == f->written))
         return 0;
     struct kept *k = calloc(1, sizeof *k);
-    if (!k || (k->fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0)) < 0) {
-        int err = k ? -errno : -ENOMEM;
+    if (!k || (k->fd = duplicate(f)) < 0) {
+        int err = k ? k->fd : -ENOMEM;
         free(k);
         return err;
     }

@@ -313,10 +313,13 @@ static int open_content(struct file *f)
     char name[24];
     struct stat st;
     snprintf(name, sizeof name, "%llu", (unsigned long long)f->content);
+    int err = room_for_left(f);
+    if (err)
+        return err;
     f->fd = openat(shelf_content(f->store->shelf), name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (f->fd < 0 || fstat(f->fd, &st) || !S_ISREG(st.st_mode))
         return f->fd < 0 ? -errno : -EIO;
-    f->store->cached_files++;
+    room_took_place(f, true);
     f->state = FILE_DIRTY;
     f->written = f->kept = f->told = 1;
     f->taken = true;
@@ -346,12 +349,20 @@ static bool is_nothing(const struct inode *inode)
            (!inode->file || inode->file->state == FILE_ABSENT);
 }
 
-static size_t open_contents(struct store *s)
+/* Says nothing of the content: another time it may be read. */
+static bool is_passing(int err)
+{
+    return err == -EMFILE || err == -ENFILE || err == -ENOMEM;
+}
+
+static int open_contents(struct store *s, size_t *opened)
 {
     struct file *f, *next_file;
     size_t count = 0;
     DL_FOREACH_SAFE (s->files, f, next_file) {
         int err = f->content ? open_content(f) : 0;
+        if (is_passing(err))
+            return err;
         if (err)
             lose(f, err);
         count += !err && f->content;
@@ -365,7 +376,8 @@ static size_t open_contents(struct store *s)
     }
     if (count)
         log_info("%zu files of the mount before are not on the server yet", count);
-    return count;
+    *opened = count;
+    return 0;
 }
 
 /* Content that no record names: of files that were not closed, or are on the server. */
@@ -415,12 +427,15 @@ int store_replay(struct store *s, char **why)
     if (!err && dropped)
         log_warning("journal in %s: %llu bytes of an interrupted write dropped", s->directory,
                     (unsigned long long)dropped);
+    size_t opened = 0;
+    if (!err)
+        err = open_contents(s, &opened);
     if (!err) {
-        if (open_contents(s) || p.left || s->intents)
+        if (opened || p.left || s->intents)
             s->settled_ms = clock_ms() + SETTLE_MS;
         err = delete_strays(s);
     }
-    s->replaying = false;
+    s->replaying = err; /* then it ends here, and everything stays as it is on disk */
     if (!err)
         begin_removals(&p);
     while (p.left)

@@ -284,8 +284,10 @@ void store_note_use(struct store *s)
 static void touch(void *arg)
 {
     struct store *s = arg;
-    store_ask_tree(s);
-    store_ask_info(s);
+    if (!s->deleted)
+        store_ask_tree(s);
+    if (!s->deleted)
+        store_ask_info(s);
     if (!s->info_call)
         set_touch_timer(s);
 }

@@ -42,8 +42,11 @@ int store_new(struct loop *loop, struct session *session, const struct store_opt
     store_keep_init(s);
     store_send_init(s);
     store_recycle_init(s);
-    err = shelf_open(options, session_endpoint(session), session_identifier(session), &s->shelf,
-                     &s->directory, why);
+    s->room = options->room ? options->room : (s->own_room = store_room_new(options->cache_size));
+    err = s->room ? room_open(s) : -ENOMEM;
+    err = err ? err
+              : shelf_open(options, session_endpoint(session), session_identifier(session),
+                           &s->shelf, &s->directory, why);
     if (!err)
         err = store_replay(s, why);
     if (err) {
@@ -72,6 +75,9 @@ void store_free(struct store *s)
     store_keep_free(s);
     loop_timer_stop(&s->wakeup.timer);
     shelf_unref(s->shelf);
+    if (s->room)
+        room_close(s);
+    store_room_free(s->own_room);
     free(s->directory);
     free(s);
 }

@@ -31,6 +31,7 @@
 #include "store/wait.h"
 
 struct store;
+struct room;
 struct change;
 
 /* What the kernel's caches should hear of: changes that did not come through it. */
@@ -44,6 +45,7 @@ struct store_events {
 struct store_options {
     const char *cache_dir; /* made where it is missing; each session has a directory there */
     uint64_t cache_size;   /* bytes of content on disk: clean files go first, then -ENOSPC */
+    struct room *room;     /* shared with other stores of this process; or NULL */
     int64_t attr_timeout_ms;
     unsigned max_uploads;
     uid_t uid;
@@ -55,7 +57,17 @@ struct store_options {
     struct store_events events;
 };
 
-/* 0, or -errno with *why (malloc'd, one line); -EBUSY when another process has this session in
+/* What several stores may have together, each within its own cache_size: so many bytes of content,
+ * and the descriptors of the process. Clean content goes first, least recently used first, of any
+ * of them. NULL: out of memory. */
+struct room *store_room_new(uint64_t bytes);
+/* After the last of its stores. */
+void store_room_free(struct room *);
+/* How many stores this process has descriptors for. */
+size_t store_room_stores(void);
+
+/* 0, or -errno with *why (malloc'd, one line); -EMFILE when the room has no descriptors for one
+ * more, -EBUSY when another process has this session in
  * this cache directory. Reads what the store before left, and sends it when the loop runs. */
 int store_new(struct loop *, struct session *, const struct store_options *, struct store **out,
               char **why);
