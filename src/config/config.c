@@ -315,20 +315,9 @@ bool config_on_command_line(const struct config *c, const char *name)
 
 /* --- what depends on the rest */
 
-static int take_overrides(struct config *c, char **why)
-{
-    const struct config_override *one;
-    int err = 0;
-    LL_FOREACH (c->origins->overrides, one) {
-        if (!err && c->session && strcmp(one->session, c->session) == 0)
-            err = config_set(c, one->option, one->value, LEVEL_SESSION, one->origin, why);
-    }
-    return err;
-}
-
 int config_finish(struct config *c, char **why)
 {
-    int err = take_overrides(c, why);
+    int err = config_take_overrides(c, why);
     if (err)
         return err;
     if (!c->cache_dir)

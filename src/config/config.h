@@ -32,8 +32,8 @@ struct config {
     bool sync, read_only, allow_other;
     bool all;   /* a whole pool: each directory is a session */
     bool force; /* there, rmdir deletes sessions that hold files */
-    uid_t uid; /* (uid_t)-1: the mounting user */
-    gid_t gid; /* (gid_t)-1: that user's group */
+    uid_t uid;  /* (uid_t)-1: the mounting user */
+    gid_t gid;  /* (gid_t)-1: that user's group */
     mode_t umask;
     /* [jobs] */
     char *autorun; /* GLOB or NULL */
@@ -69,6 +69,13 @@ int config_source(struct config *, const char *source, char **why);
 /* What depends on the rest: [session NAME], and defaults made from the environment. */
 int config_finish(struct config *, char **why);
 void config_free(struct config *);
+
+/* The settings of one session of a pool that is mounted whole, by its [session NAME]: *out is to be
+ * freed by config_free() and free(), NULL where they are those of all. */
+int config_of_session(const struct config *, const char *session, struct config **out, char **why);
+/* Calls fn for each line of a [session NAME] that says nothing there: it is about all of them. */
+void config_each_of_all(const struct config *,
+                        void (*fn)(void *arg, const char *option, const char *origin), void *arg);
 
 /* Whether the command line sets that option. */
 bool config_on_command_line(const struct config *, const char *name);

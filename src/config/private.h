@@ -35,6 +35,9 @@ int config_set(struct config *, const struct option_about *, const char *value, 
 int config_problem(char **why, int err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Takes the lines of [session NAME] for the session that is set. */
+int config_take_overrides(struct config *, char **why);
+
 /* One file. missing_ok: -ENOENT and -ENOTDIR are no errors. */
 int config_read_file(struct config *, const char *file, bool missing_ok, char **why);
 
