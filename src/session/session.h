@@ -166,6 +166,10 @@ struct session_call *session_find(struct session *, const char *identifier, sess
 /* Deletes the session of that identifier: -ENOENT when there is none. Its clients are not told. */
 struct session_call *session_end(struct session *, const char *identifier, session_done_fn *,
                                  void *arg);
+/* Uses the session of that identifier, by asking for its files: it does not expire for a while.
+ * There is one afterwards, whether there was or not. */
+struct session_call *session_touch(struct session *, const char *identifier, session_done_fn *,
+                                   void *arg);
 /* GET metadata, as the service words it. */
 struct session_call *session_metadata(struct session *, session_value_fn *, void *arg);
 

@@ -1,5 +1,5 @@
 /* What a pool tells of its sessions, without touching one: the list, and whether there is one of
- * that identifier. */
+ * that identifier; and what is done to one by its identifier alone. */
 #include "session/answer_private.h"
 #include "session/private.h"
 
@@ -23,6 +23,10 @@ static const struct form {
      ".management/stopSession", "2025-02-02-preview"},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
+
+/* Those between them list files as their neighbours do. */
+static const char *const file_versions[] = {"2025-10-02-preview", "2024-10-02-preview",
+                                            "2024-02-02-preview"};
 
 struct known_name {
     UT_hash_handle hh;
@@ -293,6 +297,47 @@ struct session_call *session_end(struct session *s, const char *identifier, sess
     k->done = done;
     k->call.pool = true;
     k->form = s->sessions_form;
+    if (!(k->identifier = strdup(identifier)))
+        k->call.error.err = -ENOMEM;
+    return &k->call;
+}
+
+/* --- use of one */
+
+static void ask_touch(struct session_call *);
+
+/* What is in the list says nothing here. */
+static void touched(struct session_call *c, const struct answer *a)
+{
+    struct sessions_call *k = (struct sessions_call *)c;
+    bool last = k->form + 1 == sizeof file_versions / sizeof *file_versions;
+    if (a)
+        answer_error(a, &c->error);
+    if (!c->error.err || last || !form_unknown(&c->error)) {
+        call_end(c);
+        return;
+    }
+    k->form++;
+    ask_touch(c);
+}
+
+static void ask_touch(struct session_call *c)
+{
+    struct sessions_call *k = (struct sessions_call *)c;
+    _cleanup_free_ char *url =
+        url_pool(c->session, "files", file_versions[k->form], k->identifier, 0);
+    send_form(c, "GET", url, touched);
+}
+
+struct session_call *session_touch(struct session *s, const char *identifier, session_done_fn *done,
+                                   void *arg)
+{
+    static const struct call_kind kind = {ask_touch, end_finish, release};
+    struct sessions_call *k = call_new(s, sizeof *k, &kind, arg);
+    if (!k)
+        return NULL;
+    k->done = done;
+    k->call.pool = true;
     if (!(k->identifier = strdup(identifier)))
         k->call.error.err = -ENOMEM;
     return &k->call;
