@@ -108,7 +108,7 @@ static int new_mount(struct daemon *d)
 {
     struct session *session = d->volume.client.session;
     d->volume.client.session = NULL;
-    return mount_new(&d->volume, 0, session, 0, &d->mount);
+    return mount_new(&d->volume, d->volume.config, 0, session, 0, &d->mount);
 }
 
 /* --- the kernel's side */
@@ -535,8 +535,8 @@ static int set_up_session(struct daemon *d)
 
 static int set_up_pool(struct daemon *d)
 {
-    d->volume.pool = pool_new(&d->volume);
-    if (!d->volume.pool)
+    struct volume *v = &d->volume;
+    if (!(v->room = store_room_new(v->config->cache_size)) || !(v->pool = pool_new(v)))
         return -ENOMEM;
     waiter_init(&d->waiter, first_sessions);
     first_sessions(&d->waiter);
@@ -577,6 +577,7 @@ static void tear_down(struct daemon *d)
         pool_free(v->pool);
     else
         mount_free(d->mount);
+    store_room_free(v->room);
     notifier_free(v->notifier);
     loop_timer_stop(&v->wakeup.timer);
     if (v->fuse)

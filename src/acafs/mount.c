@@ -31,6 +31,7 @@ static int open_store(struct mount *m, uint64_t first_id)
     const struct store_options options = {
         .cache_dir = c->cache_dir,
         .cache_size = c->cache_size,
+        .room = v->room,
         .attr_timeout_ms = c->attr_timeout_ms,
         .max_uploads = c->max_transfers,
         .uid = c->uid == (uid_t)-1 ? v->owner : c->uid,
@@ -50,8 +51,8 @@ static int open_store(struct mount *m, uint64_t first_id)
     return err;
 }
 
-int mount_new(struct volume *v, fuse_ino_t slot, struct session *session, uint64_t first_id,
-              struct mount **out)
+int mount_new(struct volume *v, const struct config *config, fuse_ino_t slot,
+              struct session *session, uint64_t first_id, struct mount **out)
 {
     struct mount *m = calloc(1, sizeof *m);
     if (!m) {
@@ -60,7 +61,7 @@ int mount_new(struct volume *v, fuse_ino_t slot, struct session *session, uint64
     }
     m->volume = v;
     m->slot = slot;
-    m->config = v->config;
+    m->config = config;
     m->loop = v->loop;
     m->notifier = v->notifier;
     m->client = v->client;
@@ -69,7 +70,7 @@ int mount_new(struct volume *v, fuse_ino_t slot, struct session *session, uint64
     int err = open_store(m, first_id);
     if (!err && !(m->control = control_new(m)))
         err = -ENOMEM;
-    const char *glob = v->config->autorun;
+    const char *glob = config->autorun;
     if (!err && glob && !(m->autorun = autorun_new(m, control_jobs(m->control), glob)))
         err = -ENOMEM;
     if (err) {

@@ -25,6 +25,7 @@ struct volume {
     struct loop *loop;
     struct client client;
     struct notifier *notifier;
+    struct room *room; /* that all sessions' content shares; NULL: there is one session */
     struct fuse_session *fuse;
     struct loop_fd *fuse_fd;
     struct wakeup wakeup; /* for queues of this layer */
@@ -42,7 +43,7 @@ struct mount {
     struct mount *prev, *next; /* in volume->mounts */
     struct volume *volume;
     fuse_ino_t slot; /* bits that its inode numbers have for the kernel; 0: the only session */
-    const struct config *config;
+    const struct config *config; /* the volume's, or its own */
     struct loop *loop;
     struct client client; /* the volume's, and the session */
     struct store *store;
@@ -79,10 +80,10 @@ static inline uint64_t mount_id(fuse_ino_t ino)
 /* The session that an inode number belongs to; it is open. */
 struct mount *volume_mount(const struct volume *, fuse_ino_t);
 
-/* Opens the session's cache; the session becomes the mount's. Inodes have ids from first_id on (0:
- * the beginning). 0, or -errno after logging why. */
-int mount_new(struct volume *, fuse_ino_t slot, struct session *, uint64_t first_id,
-              struct mount **out);
+/* Opens the session's cache; the session becomes the mount's, the settings are borrowed. Inodes
+ * have ids from first_id on (0: the beginning). 0, or -errno after logging why. */
+int mount_new(struct volume *, const struct config *, fuse_ino_t slot, struct session *,
+              uint64_t first_id, struct mount **out);
 /* Waits for what comes before the first listing: store_recover(), once. */
 int mount_recover(struct mount *, struct waiter *);
 /* Begins it, for nobody yet. */

@@ -3,7 +3,8 @@
  *
  * A session that is only a name costs its entry here. It is opened (a struct mount: session client,
  * cache, control directory) when something in it is asked for, and closed when it was idle for
- * a while, nothing is left to be sent, and the kernel holds none of its inodes.
+ * a while, nothing is left to be sent, and the kernel holds none of its inodes. One that is to be
+ * kept from expiring is so when it is closed, too.
  *
  *     unknown ──listed, found, made──▶ known ──something inside is asked for──▶ open
  *                                       ▲ │                                     │
@@ -21,18 +22,22 @@
 
 /* A session of the pool. */
 struct member {
-    UT_hash_handle hh;   /* by name, until it is gone */
-    struct mount *mount; /* or NULL: not open */
-    uint64_t lookups;    /* the kernel's, of its directory */
-    uint64_t next_id;    /* inodes of former mounts have ids below it */
+    UT_hash_handle hh;     /* by name, until it is gone */
+    struct mount *mount;   /* or NULL: not open */
+    uint64_t lookups;      /* the kernel's, of its directory */
+    uint64_t next_id;      /* inodes of former mounts have ids below it */
+    struct config *config; /* its own settings; or NULL: those of all */
+    struct ping *ping;     /* under way, that it does not expire */
+    int64_t ping_ms;       /* not open: when the next is due; 0: it never was open */
     struct timespec mtime;
     uint32_t slot;
     uint32_t epoch; /* of the last list that had it */
     mode_t mode;    /* its directory's */
     uid_t uid;
     gid_t gid;
-    bool ours; /* made or opened here: it is shown whatever the pool lists */
-    bool gone; /* deleted here; the kernel still has its inodes */
+    bool ours;   /* made or opened here: it is shown whatever the pool lists */
+    bool gone;   /* deleted here; the kernel still has its inodes */
+    bool resume; /* the mount before had it open, and may have left something to do */
     char name[];
 };
 
@@ -64,10 +69,10 @@ int pool_lookup(struct pool *, struct waiter *, const char *name, struct member 
 /* Makes a session, which is then open; *begun starts as false. -EEXIST, -EINVAL for a name that no
  * session can have. */
 int pool_make(struct pool *, struct waiter *, const char *name, bool *begun, struct member **out);
-/* Deletes one that holds nothing or, with `force`, whatever it holds; what is pending is sent
- * first, so that nothing comes later. -ENOENT, -ENOTEMPTY, -EBUSY while something in it is open. */
-int pool_remove(struct pool *, struct waiter *, const char *name, bool force, uint64_t *ticket,
-                bool *begun);
+/* Deletes one that holds nothing or, where its settings have `force`, whatever it holds; what is
+ * pending is sent first, so that nothing comes later. -ENOENT, -ENOTEMPTY, -EBUSY while something
+ * in it is open, -EROFS. */
+int pool_remove(struct pool *, struct waiter *, const char *name, uint64_t *ticket, bool *begun);
 /* Sends what is pending in all sessions, as store_sync(). */
 int pool_sync(struct pool *, struct waiter *);
 
@@ -78,6 +83,8 @@ struct member *pool_at(const struct pool *, fuse_ino_t);
 fuse_ino_t member_ino(const struct member *);
 /* Whether it is to be seen. */
 bool pool_shows(const struct pool *, const struct member *);
+/* The settings that hold for it. */
+const struct config *member_config(const struct pool *, const struct member *);
 /* The first to be seen in a slot above this one, or NULL. */
 struct member *pool_next(const struct pool *, uint32_t slot);
 /* Opens it unless it is: 0, or -errno after logging why. Counts as use. */

@@ -3,6 +3,7 @@
 #include "acafs/pool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -42,6 +43,18 @@ static bool reach(fuse_req_t req, fuse_ino_t ino)
     return !err;
 }
 
+/* As reach(), for what changes something there. */
+static bool reach_to_change(fuse_req_t req, fuse_ino_t ino)
+{
+    if (!reach(req, ino))
+        return false;
+    const struct member *m = pool_at(pool_of(req), ino);
+    bool refused = m && member_config(pool_of(req), m)->read_only;
+    if (refused)
+        fuse_reply_err(req, EROFS);
+    return !refused;
+}
+
 static struct request *begin(fuse_req_t req, const char *name, int (*step)(struct request *))
 {
     struct request *r = request_new(pool_root(pool_of(req)), req, NULL, step);
@@ -52,10 +65,12 @@ static struct request *begin(fuse_req_t req, const char *name, int (*step)(struc
 
 /* --- names and attributes of the root and of sessions' directories */
 
-static double timeout_of(fuse_req_t req)
+/* For as long as is believed what is told of a session (NULL: of the root). */
+static double timeout_of(fuse_req_t req, const struct member *m)
 {
     const struct volume *v = fuse_req_userdata(req);
-    return (double)v->config->attr_timeout_ms / 1000;
+    const struct config *c = m ? member_config(v->pool, m) : v->config;
+    return (double)c->attr_timeout_ms / 1000;
 }
 
 static void fill_root(const struct volume *v, struct stat *st)
@@ -91,7 +106,7 @@ static void fill_entry(fuse_req_t req, const struct member *m, struct fuse_entry
 {
     *e = (struct fuse_entry_param){.ino = member_ino(m)};
     fill_member(m, &e->attr);
-    e->attr_timeout = e->entry_timeout = timeout_of(req);
+    e->attr_timeout = e->entry_timeout = timeout_of(req, m);
 }
 
 static int reply_member(struct request *r, struct member *m)
@@ -109,7 +124,7 @@ static int step_lookup(struct request *r)
     struct member *m;
     int err = pool_lookup(r->mount->volume->pool, &r->waiter, r->name, &m);
     if (err == -ENOENT) {
-        struct fuse_entry_param none = {.entry_timeout = timeout_of(r->req)};
+        struct fuse_entry_param none = {.entry_timeout = timeout_of(r->req, NULL)};
         fuse_reply_entry(r->req, &none);
         return 0;
     }
@@ -164,7 +179,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         mount_ops.getattr(req, ino, fi);
         return;
     }
-    fuse_reply_attr(req, &st, timeout_of(req));
+    fuse_reply_attr(req, &st, timeout_of(req, m));
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
@@ -172,7 +187,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 {
     if (is_root(ino))
         fuse_reply_err(req, EPERM);
-    else if (reach(req, ino))
+    else if (reach_to_change(req, ino))
         mount_ops.setattr(req, ino, attr, to_set, fi);
 }
 
@@ -293,7 +308,7 @@ static int step_mkdir(struct request *r)
     if (err)
         return err;
     const struct fuse_ctx *who = fuse_req_ctx(r->req);
-    const struct config *c = r->mount->config;
+    const struct config *c = member_config(r->mount->volume->pool, m);
     if (m->mount)
         store_set_owner(m->mount->store, store_inodes(m->mount->store)->root,
                         c->uid == (uid_t)-1 ? who->uid : m->uid,
@@ -304,7 +319,7 @@ static int step_mkdir(struct request *r)
 static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
     if (!is_root(parent)) {
-        if (reach(req, parent))
+        if (reach_to_change(req, parent))
             mount_ops.mkdir(req, parent, name, mode);
         return;
     }
@@ -315,8 +330,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 
 static int step_rmdir(struct request *r)
 {
-    int err = pool_remove(r->mount->volume->pool, &r->waiter, r->name, r->mount->config->force,
-                          &r->ticket, &r->begun);
+    int err = pool_remove(r->mount->volume->pool, &r->waiter, r->name, &r->ticket, &r->begun);
     if (!err)
         fuse_reply_err(r->req, 0);
     return err;
@@ -325,7 +339,7 @@ static int step_rmdir(struct request *r)
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     if (!is_root(parent)) {
-        if (reach(req, parent))
+        if (reach_to_change(req, parent))
             mount_ops.rmdir(req, parent, name);
         return;
     }
@@ -341,7 +355,7 @@ static bool may_name(fuse_req_t req, fuse_ino_t parent)
         fuse_reply_err(req, EPERM);
         return false;
     }
-    return reach(req, parent);
+    return reach_to_change(req, parent);
 }
 
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t dev)
@@ -382,7 +396,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 {
     if (is_root(parent) || is_root(newparent))
         fuse_reply_err(req, EPERM);
-    else if (!other_session(req, parent, newparent) && reach(req, parent))
+    else if (!other_session(req, parent, newparent) && reach_to_change(req, parent))
         mount_ops.rename(req, parent, name, newparent, newname, flags);
 }
 
@@ -396,7 +410,8 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (reach(req, ino))
+    bool changes = (fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC;
+    if (changes ? reach_to_change(req, ino) : reach(req, ino))
         mount_ops.open(req, ino, fi);
 }
 

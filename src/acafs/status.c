@@ -76,11 +76,11 @@ static void add_away(cJSON *status, int err, bool silent)
         cJSON_AddNullToObject(status, "away");
 }
 
-static cJSON *add_cache(cJSON *status, const struct volume *v, const struct store_stats *s)
+static cJSON *add_cache(cJSON *status, const struct config *c, const struct store_stats *s)
 {
     cJSON *cache = cJSON_AddObjectToObject(status, "cache");
     cJSON_AddNumberToObject(cache, "bytes", (double)s->cached_bytes);
-    cJSON_AddNumberToObject(cache, "limit", (double)v->config->cache_size);
+    cJSON_AddNumberToObject(cache, "limit", (double)c->cache_size);
     cJSON_AddNumberToObject(cache, "files", (double)s->cached_files);
     cJSON_AddNumberToObject(cache, "inodes", (double)s->inodes);
     cJSON_AddNumberToObject(cache, "hidden_names", (double)s->hidden);
@@ -123,7 +123,7 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     add_away(status, s.away, s.silent);
     store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
     add_troubles(status, &s);
-    cJSON_AddStringToObject(add_cache(status, m->volume, &s), "directory",
+    cJSON_AddStringToObject(add_cache(status, m->config, &s), "directory",
                             store_directory(m->store));
     add_counters(status, m->client.http, &s);
     cJSON_AddNumberToObject(status, "jobs_waiting", jobs_waiting(jobs));
@@ -183,7 +183,7 @@ cJSON *status_pool_json(const struct volume *v)
     add_away(status, s.away ? s.away : p.away, s.silent);
     add_all_pending(status, v);
     add_troubles(status, &s);
-    add_cache(status, v, &s);
+    add_cache(status, v->config, &s);
     add_counters(status, v->client.http, &s);
     cJSON_AddNumberToObject(status, "jobs_waiting", all_jobs_waiting(v));
     return status;
