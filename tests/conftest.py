@@ -199,6 +199,35 @@ def mounts(tmp_path, request):
 
 
 @pytest.fixture
+def whole(tmp_path, request):
+    """Mounts whole pools: whole(options=[…], proxy=proxy, pool=pool, cache=PATH, env={…}, config=TEXT)."""
+    before = len(_mounts)
+
+    def make(*, pool=None, proxy=None, options=(), cache=None, env=None, config=None, start=True):
+        pool = pool or request.getfixturevalue("tcp_pool")
+        folder = tmp_path / f"all{len(_mounts)}"
+        folder.mkdir()
+        if config:
+            (folder / "acafs.conf").write_text(config)
+        mount = Mount(folder / "mnt", proxy.url if proxy else pool.url if pool.token else "local",
+                      options=["all", *options], log=folder / "log", cache=cache or folder / "cache",
+                      env=process.environment(HOME=folder, ACAFS_TOKEN=pool.token,
+                                              ACAFS_CONFIG=folder / "acafs.conf" if config else os.devnull,
+                                              XDG_RUNTIME_DIR=pool.directory, **(env or {})))
+        mount.pool = pool
+        _mounts.append(mount)
+        return mount.start() if start else mount
+    yield make
+    _finish_all(_mounts[before:])
+
+
+@pytest.fixture
+def name():
+    """A session that nobody used before, in a whole pool."""
+    return f"s-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
 def mount(mounts):
     """A fresh mount of a fresh session."""
     return mounts()

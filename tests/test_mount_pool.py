@@ -5,7 +5,6 @@ import json
 import os
 import stat
 import subprocess
-import uuid
 from pathlib import Path
 
 import pytest
@@ -14,54 +13,9 @@ from support import process
 from support import proxy as fault
 from support.mount import Mount
 from support.wait import wait_for
+from support.whole import QUICK, allocate, listed, opened, refused
 
 pytestmark = pytest.mark.session
-
-
-@pytest.fixture
-def whole(tmp_path, request):
-    """Mounts whole pools: whole(options=[…], proxy=proxy, pool=pool, cache=PATH, env={…}, session_of=…)."""
-    made = []
-
-    def make(*, pool=None, proxy=None, options=(), cache=None, env=None):
-        pool = pool or request.getfixturevalue("tcp_pool")
-        folder = tmp_path / f"all{len(made)}"
-        mount = Mount(folder / "mnt", proxy.url if proxy else pool.url, options=["all", *options],
-                      env=process.environment(HOME=folder, ACAFS_CONFIG=os.devnull, ACAFS_TOKEN=pool.token,
-                                              **(env or {})),
-                      log=tmp_path / f"all{len(made)}.log", cache=cache or folder / "cache")
-        mount.pool = pool
-        made.append(mount)
-        return mount.start()
-    yield make
-    for mount in made:
-        mount.finish()
-
-
-@pytest.fixture
-def name():
-    return f"s-{uuid.uuid4().hex[:12]}"
-
-
-def listed(pool):
-    return {entry["identifier"] for entry in pool.request("GET", "listSessions").json()["sessions"]}
-
-
-def allocate(pool, name):
-    assert pool.request("GET", "files", session=name).status == 200
-
-
-def opened(mount):
-    return mount.status()["sessions"]["open"]
-
-
-def refused(number, action, *arguments, **how):
-    with pytest.raises(OSError) as trouble:
-        action(*arguments, **how)
-    assert trouble.value.errno == number, trouble.value
-
-
-QUICK = ["attr-timeout=0.05"]  # sessions are closed after a second
 
 
 def test_sessions_are_directories(whole, tcp_pool, name):
@@ -379,30 +333,3 @@ def test_local_pool(tmp_path, pool, name):
     finally:
         mount.finish()
     assert pool.request("GET", "files/a.txt/content", session=name).body == b"one"
-
-
-def resident(pid):
-    with open(f"/proc/{pid}/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
-@pytest.mark.limit(180)
-def test_many_sessions_cost_little(whole, own_pool):
-    """Known ones, and those that were opened and are idle again."""
-    count = 1000
-    pool = own_pool(tcp=True, options=["--max-sessions", "1100"])
-    mount = whole(pool=pool, options=QUICK)
-    empty = resident(mount.pid)
-    for i in range(count):
-        allocate(pool, f"session-{i:04}")
-    wait_for(lambda: len(os.listdir(mount)) == count, 10)
-    process.run(["ls", "-l", mount])
-    known = resident(mount.pid)
-    for i in range(0, count, 20):
-        (mount / f"session-{i:04}/a.txt").write_text("x")
-        os.unlink(mount / f"session-{i:04}/a.txt")
-    wait_for(lambda: opened(mount) == 0, 60, "closing", every=0.2)
-    idle = resident(mount.pid)
-    if not process.sanitized():
-        assert (known - empty) / count < 2048, f"{empty} {known}"
-        assert (idle - empty) / count < 2048, f"{empty} {idle}"
