@@ -199,6 +199,93 @@ print("parent")
     assert sorted(job.stdout.split()) == [b"child"] * 3 + [b"parent"]
 
 
+def test_a_daemon_without_the_run_s_mark_is_ended(script, pool, session):
+    """As programs become daemons by the book: another session, orphaned, no descriptor and no
+    environment of who started it."""
+    job = script("""
+import os, sys
+ends, start = os.pipe()
+for round in range(20):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.dup2(ends, 0)
+        os.closerange(3, 100)
+        os.execve(sys.executable, ["stray", "-c", "import time, os; os.close(1); os.close(2); time.sleep(1000)"], {})
+for round in range(20):
+    os.wait()
+print("parent")
+""")
+    assert (job.state, job.stdout) == ("succeeded", b"parent\n"), job
+    strays = """
+[pid for pid in filter(str.isdigit, __import__('os').listdir('/proc'))
+ if open(f'/proc/{pid}/cmdline').read().startswith('stray')]"""
+    assert pool.run(session, strays) == []
+
+
+def test_an_end_spares_the_processes_of_another_run(jobs, pool, session):
+    daemon = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.execv(sys.executable, ["daemon", "-c", "import time; time.sleep(1000)"])
+os.wait()
+def daemons():
+    return sum(open(f"/proc/{pid}/cmdline").read().startswith("daemon")
+               for pid in filter(str.isdigit, os.listdir("/proc")))
+while not daemons():
+    time.sleep(.01)
+"""
+    pool.write(session, "long.py", (daemon + "print('ready', flush=True)\n"
+                                    "while not os.path.exists('go'): time.sleep(.02)\nprint(daemons())").encode())
+    pool.write(session, "short.py", daemon.encode())
+    long = jobs("long.py").waits_for(b"ready")
+    assert jobs("short.py").end().state == "succeeded"
+    pool.write(session, "go", b"")
+    assert long.end().stdout == b"ready\n1\n", long
+
+
+# --- a script that tidies up
+
+TIDY = """
+import os, shutil, sys, time
+for name in os.listdir("."):
+    if os.path.isdir(name):
+        shutil.rmtree(name)
+    else:
+        os.unlink(name)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-k"]], ids=["process", "kernel"])
+def test_a_script_that_removes_everything_loses_no_output(script, options):
+    job = script(f"print('before', flush=True)\nprint('é', file=__import__('sys').stderr)\n{TIDY}"
+                 "print('after' * 1000)\n7", options=options)
+    assert (job.state, job.exit_code, job.value) == ("succeeded", 0, 7), job
+    assert (job.stdout, job.stderr) == (b"before\n" + b"after" * 1000 + b"\n", "é\n"), job
+
+
+def test_output_after_everything_was_removed_is_live(jobs, pool, session):
+    pool.write(session, "script.py", f"print('one', flush=True)\n{TIDY}\n"
+               "while not os.path.exists('go'):\n    print('two', flush=True)\n    time.sleep(.1)\n"
+               f"{TIDY}\nprint('three', flush=True)".encode())
+    job = jobs("script.py").waits_for(b"two")
+    pool.write(session, "go", b"")
+    assert job.end().state == "succeeded", job
+    assert job.stdout.startswith(b"one\ntwo") and job.stdout.endswith(b"two\nthree\n"), job
+
+
+def test_a_script_that_removed_everything_can_be_canceled(jobs, pool, session):
+    pool.write(session, "script.py", f"{TIDY}\nprint('there', flush=True)\ntime.sleep(1000)".encode())
+    job = jobs("script.py").waits_for(b"there")
+    job.signal(signal.SIGINT)
+    assert job.end().state == "canceled", job
+    assert "KeyboardInterrupt" in job.stderr
+
+
 def test_a_child_that_comes_to_the_end_as_well(script):
     job = script("import os\nchild = os.fork()\nif child: os.waitpid(child, 0)\n[1, 2][not child]")
     assert job.state == "succeeded" and job.value == 1, job

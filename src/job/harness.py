@@ -4,8 +4,9 @@
 
 The supervisor ends the script when it is told to (SIGTERM) or its time is over, and leaves in its
 folder: `out`, `err`, `result` (the value of the last expression as JSON), the images, and last of all
-`status.json`. It holds a lock on the folder for as long as it lives. In a session's own kernel,
-in_kernel() does the same without processes.
+`status.json`. It holds a lock on the folder for as long as it lives, and puts back what the script
+removes of it. Processes that the script detaches from itself are the supervisor's to end. In a
+session's own kernel, in_kernel() does the same without processes.
 
 Nothing is imported before it is needed: a short script's time is mostly that of its start."""
 
@@ -14,6 +15,10 @@ import sys
 
 OWN_FILE = __file__ if "__file__" in globals() else "<acafs>"
 KILL_AFTER = 5.0  # seconds from the interrupt to the kill
+LOOK_EVERY = 0.5  # seconds between looks at the folder
+COPY_EVERY = 0.1  # seconds, once outputs have to be copied to it
+STRAYS_MAX = 2.0  # seconds for the end of what the script left behind
+PR_SET_CHILD_SUBREAPER = 36
 MAX_VALUE = 16 << 20  # bytes of JSON
 MAX_DEPTH = 100
 MAX_MESSAGE = 400
@@ -77,8 +82,7 @@ class Run:
 
     def keep(self, extension, data):
         name = "image-%d.%s" % (len(self.images) + 1, extension)
-        with open(os.path.join(self.folder, name), "wb") as file:
-            file.write(data)
+        write(os.path.join(self.folder, name), data)
         self.images.append((name, extension))
 
     def capture(self, value, ended_well):
@@ -202,8 +206,9 @@ def exit_status(code):
     return 1
 
 
-def run_process(run):
-    """In the script's own process: does not return, but ends the interpreter in its usual way."""
+def run_process(run, ready):
+    """In the script's own process: does not return, but ends the interpreter in its usual way. ready:
+    a descriptor that closes when the script may start."""
     directory = run.prepare()
     if sys.path and sys.path[0] == run.folder:
         sys.path[0] = directory
@@ -219,6 +224,8 @@ def run_process(run):
                              __loader__=SourceFileLoader("__main__", run.script))
     run.own_main, sys.modules["__main__"] = sys.modules["__main__"], main
     value, failure, code = None, None, 0
+    os.read(ready, 1)
+    os.close(ready)
     try:
         value = run.execute(main.__dict__)
     except SystemExit as end:
@@ -380,8 +387,13 @@ def as_json(value):
 # --- what is left in the folder, and beside the script
 
 def write(path, data):
-    """Whole, or not at all."""
-    with open(path + ".new", "wb") as file:
+    """Whole, or not at all; in a folder that the script may have removed."""
+    try:
+        file = open(path + ".new", "wb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        file = open(path + ".new", "wb")
+    with file:
         file.write(data)
     os.replace(path + ".new", path)
 
@@ -408,6 +420,48 @@ def size(path):
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+class Kept:
+    """An output of the script. Who removes its name does not get rid of it: there is a copy then, which
+    grows as it does."""
+
+    def __init__(self, path):
+        self.path = path
+        self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.copy = None
+        self.length = 0  # of the copy
+
+    def look_after(self):
+        """Whether there is a copy, that needs to be brought up to date again."""
+        if not is_at(self.path, self.file if self.copy is None else self.copy):
+            self.close_copy()
+            os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
+            self.copy = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self.length = 0
+        while self.copy is not None:
+            data = os.pread(self.file, 1 << 20, self.length)
+            if not data:
+                return True
+            self.length += os.write(self.copy, data)
+        return False
+
+    def close_copy(self):
+        if self.copy is not None:
+            os.close(self.copy)
+        self.copy = None
+
+    def close(self):
+        self.close_copy()
+        os.close(self.file)
+
+
+def is_at(path, fd):
+    """Whether the open file has that name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except OSError:
+        return False
 
 
 def finish(folder, script, keep, status):
@@ -473,43 +527,77 @@ class Supervisor:
         self.signal, self.time = signal, time
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
         self.started = time.monotonic()
+        ready, steady = os.pipe()
         self.child = os.fork()
         if self.child:
-            try:
-                os.setpgid(self.child, self.child)
-            except OSError:
-                pass  # it was faster, or is over already
+            self.prepare(lock)
+            os.close(ready)
+            os.close(steady)
             return
         os.setpgid(0, 0)
         os.close(lock)
         os.close(notice)
+        os.close(steady)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        run_process(Run(self.folder, self.script, arguments, self.label))
+        run_process(Run(self.folder, self.script, arguments, self.label), ready)
+
+    def prepare(self, lock):
+        """Before the script itself starts."""
+        try:
+            os.setpgid(self.child, self.child)
+        except OSError:
+            pass  # it was faster
+        self.adopts = adopt_orphans()
+        self.lock = lock
+        self.kept = [Kept(self.path(name)) for name in ("out", "err")]
+        write(self.path("pid"), b"%d" % os.getpid())
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
 
     def watch(self):
         """Until the script is over: its wait status."""
         signal, time = self.signal, self.time
-        write(os.path.join(self.folder, "pid"), b"%d" % os.getpid())
         stop_at = self.started + self.timeout if self.timeout else None
         while True:
             self.stop_if_asked()
-            pid, status = os.waitpid(self.child, os.WNOHANG)
-            if pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == self.child:
                 return status
+            if pid:
+                continue  # one of its orphans
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at:
                 self.send(signal.SIGKILL)
                 self.kill_at = now + 1
             elif self.state is None and stop_at is not None and now >= stop_at:
                 self.stop("timed-out")
-            moments = [at for at in (self.kill_at, stop_at if self.state is None else None) if at is not None]
-            if moments:
-                signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, max(0, min(moments) - time.monotonic()))
-            else:
-                signal.sigwait({signal.SIGCHLD, signal.SIGTERM})
+            moments = [now + (COPY_EVERY if self.look_after_folder() else LOOK_EVERY), self.kill_at,
+                       stop_at if self.state is None else None]
+            until = min(at for at in moments if at is not None)
+            signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, max(0, until - time.monotonic()))
+
+    def look_after_folder(self):
+        """Puts back what the script removed of it. Whether its outputs are copies by now."""
+        try:
+            if not all([not kept.look_after() for kept in self.kept]):
+                self.put_back()
+                return True
+        except OSError:
+            return True  # no room, at present
+        return False
+
+    def put_back(self):
+        if not os.path.exists(self.path("pid")):
+            write(self.path("pid"), b"%d" % os.getpid())
+        if not os.path.exists(self.path("harness.py")):
+            write(self.path("harness.py"), b"")  # from it watch.py knows that there is a supervisor
+        if not is_at(self.path("lock"), self.lock):
+            os.close(self.lock)
+            self.lock = take_lock(self.folder)
 
     def stop_if_asked(self):
         if self.state is None and os.path.exists(os.path.join(self.folder, "stop")):
@@ -531,6 +619,7 @@ class Supervisor:
         milliseconds = int((self.time.monotonic() - self.started) * 1000)
         self.send(self.signal.SIGKILL)
         self.kill_strays()
+        self.look_after_folder()
         code = os.waitstatus_to_exitcode(status)
         state, message = "succeeded" if code == 0 else "failed", None
         if self.state == "timed-out":
@@ -549,18 +638,38 @@ class Supervisor:
             "state": state, "exit_code": exit_code, "milliseconds": milliseconds, "message": message})
 
     def kill_strays(self):
-        """Processes of the script that left its process group still have its mark."""
+        """Processes that left the script's process group. All of them descend from here; where that
+        could not be brought about, they are known by their mark, if they kept it."""
         mark = b"ACAFS_JOB=" + os.path.basename(self.folder).encode()
-        for _ in range(20):
-            found = [pid for pid in numbers("/proc") if pid != os.getpid() and marked(pid, mark)]
+        until = self.time.monotonic() + STRAYS_MAX
+        while self.time.monotonic() < until:
+            found = descendants(os.getpid()) if self.adopts else others_marked(mark)
             for pid in found:
                 try:
                     os.kill(pid, self.signal.SIGKILL)
                 except OSError:
                     pass
+            self.reap()
             if not found:
                 return
             self.time.sleep(0.005)  # for those that were forking
+
+    def reap(self):
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+
+def adopt_orphans():
+    """From now on orphans among our descendants become our children, as they otherwise would those of
+    process 1; whether that is so."""
+    try:
+        import ctypes
+        return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    except Exception:
+        return False
 
 
 def numbers(directory):
@@ -568,6 +677,29 @@ def numbers(directory):
         return [int(name) for name in os.listdir(directory) if name.isdigit()]
     except OSError:
         return []
+
+
+def descendants(ancestor):
+    children = {}
+    for pid in numbers("/proc"):
+        children.setdefault(parent(pid), []).append(pid)
+    found, generation = [], children.get(ancestor, [])
+    while generation:
+        found += generation
+        generation = [pid for each in generation for pid in children.get(each, [])]
+    return found
+
+
+def parent(pid):
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def others_marked(mark):
+    return [pid for pid in numbers("/proc") if pid != os.getpid() and marked(pid, mark)]
 
 
 def marked(pid, mark):
@@ -639,6 +771,7 @@ def borrow_kernel(run, keep):
     show_before = getattr(pyplot, "show", None)
     started = time.monotonic()
     streams = [Diverted(1, os.path.join(run.folder, "out")), Diverted(2, os.path.join(run.folder, "err"))]
+    kept = [Kept(os.path.join(run.folder, name)) for name in ("out", "err")]
     try:
         sys.stdout, sys.stderr = (stream.text for stream in streams)
         state, code, message = run_here(run, names, pyplot)
@@ -650,6 +783,12 @@ def borrow_kernel(run, keep):
             pass
         for stream in streams:
             stream.restore()
+        for output in kept:
+            try:
+                output.look_after()
+            except OSError:
+                pass  # no room
+            output.close()
         pyplot = sys.modules.get("matplotlib.pyplot")
         if show_before is not None:
             pyplot.show = show_before

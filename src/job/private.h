@@ -60,7 +60,8 @@ struct job {
     int64_t trouble_since; /* of the first failed call in a row, 0: the last one went well */
     int64_t backoff_ms;
     bool maybe_started; /* a start call may have reached the session */
-    unsigned died;      /* answers in a row that say so */
+    unsigned died;      /* answers in a row that say so, */
+    unsigned gone;      /* or that there is no such run */
     unsigned bad_downloads;
 
     /* watching */

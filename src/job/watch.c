@@ -22,6 +22,8 @@ enum {
     GLANCE_EVERY_MS = 700,
     CALL_EVERY_MS = 20000,
     DIED_PAUSE_MS = 200,
+    GONE_PAUSE_MS = 300, /* a script may remove its folder; who looks after it puts it back */
+    GONE_LOOKS = 6,
 };
 
 static void call(struct job *j, const char *verb, int64_t wait_ms, session_value_fn *answered)
@@ -97,6 +99,16 @@ static void died(struct job *j)
                                             : "what watched the script in the session was ended");
 }
 
+static void gone(struct job *j)
+{
+    if (++j->gone < GONE_LOOKS) {
+        loop_timer_set(&j->next, GONE_PAUSE_MS);
+        return;
+    }
+    j->result.untraced = j->spec.resume;
+    job_end_unexplained(j, "the session lost the run: it was recycled, or its files removed");
+}
+
 static void later(struct job *j)
 {
     int64_t pause = j->quiet ? (int64_t)SHORT_PAUSE_MS << (j->quiet < 5 ? j->quiet : 5) : 0;
@@ -123,6 +135,8 @@ static void act(struct job *j, struct watch_answer *a)
     tell_begun(j, a);
     if (a->state != WATCH_DIED)
         j->died = 0;
+    if (a->state != WATCH_GONE)
+        j->gone = 0;
     if (a->state <= WATCH_DIED && (!give_out(j, a) || fetch_more(j, a)))
         return;
     if (j->in_kernel && kernel_watched(j, a))
@@ -138,8 +152,7 @@ static void act(struct job *j, struct watch_answer *a)
         died(j);
         return;
     case WATCH_GONE:
-        j->result.untraced = j->spec.resume;
-        job_end_unexplained(j, "the session lost the run: it was recycled, or its files removed");
+        gone(j);
         return;
     case WATCH_MISSING:
         job_end_missing(j);

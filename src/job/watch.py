@@ -140,7 +140,7 @@ def wait_for_end(folder, notice, seconds):
         left = until - time.monotonic()
         if left <= 0 or select.select([notice], [], [], min(left, SETTLE))[0]:
             return
-        if any(os.path.getsize(path_in(folder, name)) for name in ("out", "err")):
+        if any(size(folder, name) for name in ("out", "err")):
             until = min(until, time.monotonic() + SETTLE)
 
 
