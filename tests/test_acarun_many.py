@@ -206,6 +206,34 @@ def test_scripts_of_the_same_name(direct):
         assert [direct.output(f"{folder}/x.py", "stdout") for folder in "abc"] == ["a\n", "b\n", "c\n"]
 
 
+@pytest.mark.parametrize("more", [["--spread", "--fetch", "*.csv"], ["--spread=2"], ["--spread=1"], []])
+def test_scripts_of_the_same_name_see_the_same(direct, more):
+    """The files that go with them, and where what they make is brought to."""
+    (direct / "data.csv").write_text("data")
+    code = """
+import os, time
+os.makedirs("deep", exist_ok=True)
+data = open("data.csv").read()
+open("deep/out.csv", "w").write("{0} " + data)
+time.sleep(.5)  # so that they run at the same time, where they can
+open("data.csv").read(), len(open("run.py").read())
+"""
+    folders = ["a", "b", "c"]
+    for folder in folders:
+        (direct / folder).mkdir()
+        direct.script(code.replace("{0}", folder), f"{folder}/run.py")
+    done = direct("-j", "3", *more, "--with", "data.csv", *(f"{folder}/run.py" for folder in folders))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for folder in folders:
+        assert json.loads(direct.output(f"{folder}/run.py", "result")) == ["data", len(code) - 2]
+        if "--fetch" not in more:
+            continue
+        brought = direct / f"{folder}/run.py.files"
+        assert [os.path.relpath(os.path.join(top, name), brought) for top, _, names in os.walk(brought) for name in names] \
+            == ["deep/out.csv"]
+        assert (brought / "deep/out.csv").read_text() == f"{folder} data"
+
+
 def test_files_that_go_with_them(direct, tmp_path):
     (direct / "data.txt").write_text("data")
     (tmp_path / "lib.py").write_text("value = 5\n")

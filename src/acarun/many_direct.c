@@ -4,6 +4,10 @@
  *     room:  SENDING (--with) ──▶ open: its lanes start
  *     lane:  idle ──▶ SENDING (script) ──▶ LOOKING (--fetch) ──▶ RUNNING ──▶ FETCHING ──▶ idle
  *
+ * A script is put at the session's top, where the files of --with are. Only while another of the
+ * same name runs there (never with --fetch, for which a session has one lane) it gets a directory
+ * of its own, and those files once more in it.
+ *
  * When all lanes are idle for good, sessions of our own are deleted. The first signal ends what
  * runs, the next one ends us where we are. */
 #include <errno.h>
@@ -44,7 +48,9 @@ struct lane {
     struct many *many;
     struct room *room;
     struct item *item; /* NULL: idle */
+    char own[24];      /* the script's own directory in the session, or "" */
     char *path;        /* of the script in the session */
+    size_t sent;       /* files of --with in its own directory */
     int fd;
     struct session_call *call;
     struct fetch *fetch;
@@ -232,34 +238,70 @@ static void look(struct lane *l)
         lane_failed_here(l, -ENOMEM);
 }
 
+static void sent(void *, const struct session_error *, const struct entry *);
+
+/* Sends a file of --with to the lane's own directory. */
+static void send_with(struct lane *l, const char *file)
+{
+    struct stat st;
+    _cleanup_free_ char *copy = strdup(file);
+    _cleanup_buf_ struct buf path = {0};
+    cleanup_close(&l->fd);
+    l->fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (l->fd < 0 || fstat(l->fd, &st))
+        lane_over(l, EXIT_NO_SCRIPT, strerror(errno));
+    else if (!copy || buf_addf(&path, "%s/%s", l->own, basename(copy)) ||
+             !(l->call = session_upload(l->room->session, path.data, l->fd, (uint64_t)st.st_size,
+                                        sent, l)))
+        lane_failed_here(l, -ENOMEM);
+}
+
 static void sent(void *arg, const struct session_error *e, const struct entry *entry)
 {
     struct lane *l = arg;
+    const struct options *o = l->many->batch->options;
     l->call = NULL;
     if (e->err) {
         lane_failed(l, e);
         return;
     }
-    if (!l->many->batch->options->quiet)
+    if (!o->quiet)
         log_set_level(LOG_LEVEL_WARNING);
-    if (l->many->batch->options->fetch.count)
+    if (*l->own && l->sent < o->with.count)
+        send_with(l, o->with.values[l->sent++]);
+    else if (o->fetch.count)
         look(l);
     else
         run_script(l);
 }
 
-/* Scripts of one name stand in directories of their own. */
-static char *path_in_session(const struct batch *b, const struct item *i)
+/* Whether a script of that name runs at the top of the lane's session. */
+static bool is_top_taken(const struct lane *l)
+{
+    const struct many *m = l->many;
+    for (unsigned i = 0; i < m->lane_count; i++) {
+        const struct lane *other = &m->lanes[i];
+        if (other != l && other->room == l->room && other->item && !*other->own &&
+            strcmp(other->item->name, l->item->name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int place_script(struct lane *l)
 {
     struct buf path = {0};
-    size_t n = (size_t)(i - b->items);
-    bool taken = false;
-    for (size_t k = 0; k < n && !taken; k++)
-        taken = strcmp(b->items[k].name, i->name) == 0;
-    int err = taken ? buf_addf(&path, "%zu/%s", n + 1, i->name) : buf_adds(&path, i->name);
-    if (err)
-        buf_free(&path);
-    return path.data;
+    size_t number = (size_t)(l->item - l->many->batch->items) + 1;
+    l->own[0] = '\0';
+    l->sent = 0;
+    if (is_top_taken(l))
+        snprintf(l->own, sizeof l->own, "acarun-%zu", number);
+    free(l->path);
+    l->path = NULL;
+    if (buf_addf(&path, "%s%s%s", l->own, *l->own ? "/" : "", l->item->name))
+        return -ENOMEM;
+    l->path = buf_take(&path);
+    return 0;
 }
 
 static void lane_next(struct lane *l)
@@ -273,16 +315,17 @@ static void lane_next(struct lane *l)
         end_when_idle(m);
         return;
     }
-    free(l->path);
-    l->path = path_in_session(m->batch, l->item);
+    if (place_script(l)) {
+        lane_failed_here(l, -ENOMEM);
+        return;
+    }
     l->fd = open(l->item->script, O_RDONLY | O_CLOEXEC);
     if (l->fd < 0 || fstat(l->fd, &st)) {
         lane_over(l, EXIT_NO_SCRIPT, strerror(errno));
         return;
     }
     l->room->tried = true;
-    if (l->path)
-        l->call = session_upload(l->room->session, l->path, l->fd, (uint64_t)st.st_size, sent, l);
+    l->call = session_upload(l->room->session, l->path, l->fd, (uint64_t)st.st_size, sent, l);
     if (!l->call)
         lane_failed_here(l, -ENOMEM);
 }
