@@ -510,6 +510,22 @@ def test_a_signal_ends_it_when_the_pool_is_away(proxied, mounts, proxy, session,
         assert proxied.output(script, "stdout") == "begun\n"
 
 
+@pytest.mark.parametrize("printed_to", ["stdout", "stderr"])
+def test_what_is_said_has_a_line_of_its_own(acarun, printed_to):
+    code = f"import sys, time\nprint('half', end='', file=sys.{printed_to}, flush=True)\n"
+    late = code + "try: time.sleep(60)\nexcept KeyboardInterrupt: pass"
+
+    def together(*arguments):
+        done = subprocess.run([process.ACARUN, *arguments], cwd=acarun.folder, env=acarun.env, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        return done.returncode, done.stdout
+    assert together("-t", "0.5", "-c", late, "argument") == (124, "half\nacarun: timed out\n")
+    assert together("-c", code) == (0, "half")
+    apart = acarun("-t", "0.5", "-c", late, "argument")
+    assert apart.stderr == ("half\n" if printed_to == "stderr" else "") + "acarun: timed out\n"
+    assert apart.stdout == ("half" if printed_to == "stdout" else "")
+
+
 def test_a_timeout_that_is_not_reached(acarun):
     assert acarun("-t", "30", acarun.script("print('x')\n")).returncode == 0
 
@@ -733,6 +749,21 @@ def test_a_mount_that_ends_under_a_run(mounts, tmp_path):
         assert running.wait(30) == 130
     assert mount.process.wait(30) == 0
     nothing_left(mount.pool, mount.session)
+
+
+def test_a_mount_whose_daemon_was_killed(mounts, tmp_path):
+    mount = mounts()
+    acarun = Acarun(mount.path, mount.pool, tmp_path)
+    name = acarun.script("print('x', end='', flush=True)\nimport time; time.sleep(600)")
+    with acarun.started(name, log=tmp_path / "log") as running:
+        assert running.stdout.read(1) == b"x"
+        os.kill(mount.pid, signal.SIGKILL)
+        assert running.wait(30) == 69
+    assert (tmp_path / "log").read_text().count("the mount is gone") == 1
+    for what in ([mount / name], ["-c", "1"], ["-q", "-j", "2", mount / name], [mount / "x.ipynb"]):
+        done = acarun(*what, cwd=mount.path if what[0] == "-c" else tmp_path)
+        assert done.returncode == 69, done.stderr
+        assert "mount is gone" in done.stderr and done.stderr.count("\n") == 1, what
 
 
 # --- what goes wrong
@@ -979,6 +1010,44 @@ def test_a_connection_that_breaks_and_comes_back(proxied, proxy, session, tmp_pa
         assert running.wait(30) == 0
     assert proxied.output(name, "stdout") == "".join(f"{n}\n" for n in range(8))
     nothing_left(proxied.pool, session)
+
+
+@pytest.mark.parametrize("many", [[], ["-j", "1"]], ids=["one", "many"])
+def test_what_came_of_a_run_that_is_lost_is_kept(proxied, proxy, session, tmp_path, many):
+    name = proxied.script("print('old'); 'old'")
+    assert proxied(*proxied.where, name).returncode == 0
+    proxied.script("import sys, time\nprint('started', flush=True)\nsys.stderr.write('half a line')\nsys.stderr.flush()\n"
+                   "time.sleep(600)\n", name)
+    with proxied.started(*proxied.where, "-s", session, *many, name, log=tmp_path / "log") as running:
+        wait_for(lambda: proxied.output(name, "stdout") == "old\n"
+                 and any(path.read_bytes() == b"started\n" for path in proxied.folder.glob(".acarun-*")), 20, "output")
+        proxy.rule("POST executions", answer(403))
+        assert running.wait(60) == 77
+    assert (proxied.output(name, "stdout"), proxied.output(name, "stderr")) == ("started\n", "half a line")
+    result = json.loads(proxied.output(name, "result"))
+    assert result["status"] == "lost" and "403" in result["message"]
+    assert many or "half a line\nacarun: " in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("value", ["{'a': [1, 2.5, None, True], 'b, :': '\\\\\"é,:\\n'}", "10**30, -0.0, 1e300, 2**53 + 1",
+                                   "float('nan')", "'x'", "[[], {}]"], ids=["object", "numbers", "nan", "text", "empty"])
+def test_the_result_is_the_same_everywhere(direct, mounted, tmp_path, value):
+    results = set()
+    for acarun in (direct, mounted):
+        name = acarun.script(value)
+        assert acarun(name).returncode == 0
+        results.add(acarun.output(name, "result", binary=True))
+    assert len(results) == 1, results
+    if "10**30" in value:
+        return  # of code in a mount the value comes as a JSON document
+    for number, acarun in enumerate((direct, mounted)):
+        where = tmp_path / f"out{number}"
+        where.mkdir()
+        for what in (["-c", value], ["-c", value, "argument"], ["hello.py"]):
+            assert acarun("-d", where, *what).returncode == 0
+            name = "hello.py" if what[0] == "hello.py" else "code"
+            results.add((where / f"{name}.result").read_bytes())
+    assert len(results) == 1, results
 
 
 @pytest.mark.parametrize("trouble", [answer(429, {"Retry-After": "0"}), answer(503), cut_before(), cut_after(), cut_body(20)],

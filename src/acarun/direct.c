@@ -34,6 +34,7 @@ struct direct {
     char *name; /* of the script in the session */
     int script; /* descriptor, or -1 */
     enum { SESSION_NONE, SESSION_UNCLEAR, SESSION_THERE } made;
+    bool running; /* the job: heard of in the session */
     bool canceled, closing, quiet;
     bool in_haste; /* no time for goodbyes */
     int code;      /* -1: the report tells */
@@ -69,6 +70,7 @@ static void failed(struct direct *d, const char *what, const struct session_erro
     if (d->made == SESSION_NONE && (e->err == -EIO || e->err == -ETIMEDOUT))
         d->made = SESSION_UNCLEAR;
     client_explain(&text, e);
+    output_end_line(d->task->output);
     log_error("%s: %s", what, text.data ? text.data : strerror(-e->err));
     over(d, exit_of_error(e->err));
 }
@@ -82,13 +84,29 @@ static void cancel(struct direct *d)
     job_cancel(d->job);
 }
 
+static void job_begun(void *arg)
+{
+    struct direct *d = arg;
+    d->running = true;
+    begun(d);
+}
+
 static void put_out(void *arg, int stream, const void *data, size_t len)
 {
     struct direct *d = arg;
-    begun(d);
+    job_begun(d);
     output_write(d->task->output, stream, data, len);
     if (output_no_reader(d->task->output) && !d->canceled)
         cancel(d);
+}
+
+static char *message_of(const struct job_result *result)
+{
+    struct buf text = {0};
+    if (!result->error.err)
+        return result->message ? strdup(result->message) : NULL;
+    client_explain(&text, &result->error);
+    return buf_take(&text);
 }
 
 int task_take_result(struct report *r, struct output *output, const struct job_result *result)
@@ -98,10 +116,13 @@ int task_take_result(struct report *r, struct output *output, const struct job_r
         [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
     };
     snprintf(r->state, sizeof r->state, "%s", states[result->state]);
-    r->exit_code = result->state == JOB_LOST ? EXIT_UNREACHABLE : result->exit_code;
+    r->exit_code = result->error.err           ? exit_of_error(result->error.err)
+                   : result->state == JOB_LOST ? EXIT_UNREACHABLE
+                                               : result->exit_code;
     r->milliseconds = result->milliseconds;
-    r->message = result->message ? strdup(result->message) : NULL;
+    r->message = message_of(result);
     r->value = result->value ? cJSON_Duplicate(result->value, true) : NULL;
+    r->text = result->text ? strdup(result->text) : NULL;
     for (size_t i = 0; i < result->image_count; i++) {
         const struct job_image *image = &result->images[i];
         cJSON *entry = cJSON_CreateObject();
@@ -119,7 +140,7 @@ static void done(void *arg, const struct job_result *result)
 {
     struct direct *d = arg;
     d->job = NULL;
-    if (result->error.err) {
+    if (result->error.err && !d->running) {
         failed(d, d->link.config.endpoint, &result->error);
         return;
     }
@@ -144,7 +165,8 @@ static void start(struct direct *d)
         .in_kernel = !plain && (o->in_kernel || t->code),
         .timeout_ms = o->timeout_ms,
     };
-    const struct job_events events = {.output = put_out, .done = done, .arg = d};
+    const struct job_events events = {
+        .begun = job_begun, .output = put_out, .done = done, .arg = d};
     d->job = job_start(d->link.loop, d->link.client.session, &spec, &events);
     if (!d->job)
         failed(d, "job", &(struct session_error){.err = -ENOMEM});
@@ -306,6 +328,7 @@ static int open_script(struct direct *d)
 int direct_task(struct direct *d, struct task *t)
 {
     d->task = t;
+    d->running = false;
     snprintf(t->session, sizeof t->session, "%s", d->link.config.session);
     d->code = open_script(d);
     if (d->code < 0) {

@@ -15,6 +15,7 @@ int exit_of_error(int err)
     case -EHOSTUNREACH:
     case -ETIMEDOUT:
     case -ENOTCONN:
+    case -ECONNABORTED:
     case -EPROTO:
     case -EIO:
     case -ENOENT: /* no session pool answers there, or the mount went away */

@@ -11,6 +11,7 @@
 #include "acarun/cells.h"
 #include "acarun/exit.h"
 #include "acarun/mcp.h"
+#include "acarun/mounted.h"
 #include "acarun/sanitize.h"
 #include "acarun/signals.h"
 #include "acarun/task.h"
@@ -69,6 +70,13 @@ static int take_code(struct acarun *a)
     return -1;
 }
 
+/* Says why there is nothing to run: the exit code. */
+static int no_script(const char *path, int err)
+{
+    log_error("%s: %s", path, mounted_explain(err));
+    return err == -ENOTCONN ? EXIT_UNREACHABLE : EXIT_NO_SCRIPT;
+}
+
 /* Whether the session is that of a mount; -1 to go on, else the exit code. */
 static int take_place(struct acarun *a)
 {
@@ -76,10 +84,9 @@ static int take_place(struct acarun *a)
     if (options_direct(o))
         return -1;
     int err = place_find(o->script ? o->script : ".", &a->place);
-    if (err == 0 || err == -ENOENT || !o->script)
-        return -1;
-    log_error("%s: %s", o->script, strerror(-err));
-    return EXIT_NO_SCRIPT;
+    if (err == -ENOTCONN)
+        return no_script(o->script ? o->script : "the current directory", err);
+    return err == 0 || err == -ENOENT || !o->script ? -1 : no_script(o->script, err);
 }
 
 static int take_script(struct acarun *a)
@@ -87,10 +94,8 @@ static int take_script(struct acarun *a)
     const char *script = a->options.script;
     struct stat st;
     int err = stat(script, &st) ? -errno : S_ISDIR(st.st_mode) ? -EISDIR : 0;
-    if (err) {
-        log_error("%s: %s", script, strerror(-err));
-        return EXIT_NO_SCRIPT;
-    }
+    if (err)
+        return no_script(script, err);
     _cleanup_free_ char *for_name = strdup(script), *for_dir = strdup(script);
     a->name = for_name ? strdup(basename(for_name)) : NULL;
     a->dir = for_dir ? strdup(dirname(for_dir)) : NULL;
@@ -130,8 +135,10 @@ static int run(struct acarun *a)
     if (code >= 0)
         return code;
     _cleanup_free_ char *why = NULL;
-    if (output_finish(t->output, a->report.value, &why) == 0)
+    _cleanup_buf_ struct buf result = {0};
+    if (report_result(&a->report, &result) == 0 && output_finish(t->output, result.data, &why) == 0)
         return -1;
+    output_end_line(t->output);
     log_error("%s", why ? why : "out of memory");
     return EXIT_NO_OUTPUT;
 }
@@ -158,7 +165,12 @@ static void say(const struct acarun *a)
     const struct report *r = &a->report;
     bool told = r->exit_code && r->exit_code != EXIT_NO_SCRIPT && r->exit_code < 124 &&
                 strcmp(r->state, "failed") == 0; /* by its traceback, or by nothing, as it wanted */
-    if (r->message && r->exit_code && !told)
+    bool fails = r->message && r->exit_code && !told;
+    bool tells =
+        !a->options.quiet && ((r->message && !r->exit_code) || cJSON_GetArraySize(r->images));
+    if (fails || tells)
+        output_end_line(a->task.output);
+    if (fails)
         log_error("%s", r->message);
     else if (r->message && !r->exit_code && !a->options.quiet)
         log_info("%s", r->message);

@@ -10,6 +10,7 @@
 
 #include "acarun/batch.h"
 #include "acarun/exit.h"
+#include "acarun/mounted.h"
 #include "acarun/progress.h"
 #include "util/cleanup.h"
 #include "util/log.h"
@@ -58,7 +59,8 @@ void batch_over(struct batch *b, struct item *i, int code, const char *message)
 {
     const struct report *r = &i->report;
     _cleanup_free_ char *why = NULL;
-    if (code < 0 && output_finish(i->output, r->value, &why)) {
+    _cleanup_buf_ struct buf result = {0};
+    if (code < 0 && (report_result(r, &result) || output_finish(i->output, result.data, &why))) {
         code = EXIT_NO_OUTPUT;
         message = why;
     }
@@ -121,8 +123,8 @@ static int take_script(const struct options *o, struct item *i)
     }
     if (!err)
         return -1;
-    log_error("%s: %s", i->script, strerror(-err));
-    return EXIT_NO_SCRIPT;
+    log_error("%s: %s", i->script, mounted_explain(err));
+    return err == -ENOTCONN ? EXIT_UNREACHABLE : EXIT_NO_SCRIPT;
 }
 
 static bool same(const char *a, const char *b)

@@ -56,6 +56,7 @@ struct lane {
     struct fetch *fetch;
     char *fetch_dir;
     struct job *job;
+    bool begun; /* it, in the session */
 };
 
 struct many {
@@ -136,13 +137,15 @@ static void lane_over(struct lane *l, int code, const char *message)
     lane_next(l);
 }
 
+/* When there is a report, its outputs are kept. */
 static void lane_failed(struct lane *l, const struct session_error *e)
 {
     _cleanup_buf_ struct buf text = {0};
     client_explain(&text, e);
     if (is_for_all(e->err))
         l->many->batch->stop = true;
-    lane_over(l, exit_of_error(e->err), text.data ? text.data : strerror(-e->err));
+    lane_over(l, l->item->report.state[0] ? -1 : exit_of_error(e->err),
+              text.data ? text.data : strerror(-e->err));
     if (l->many->batch->stop)
         stop(l->many);
 }
@@ -165,9 +168,16 @@ static void fetched(void *arg, int err, const char *why, unsigned count)
         lane_over(l, -1, NULL);
 }
 
+static void job_begun(void *arg)
+{
+    struct lane *l = arg;
+    l->begun = true;
+}
+
 static void put_out(void *arg, int stream, const void *data, size_t len)
 {
-    const struct lane *l = arg;
+    struct lane *l = arg;
+    l->begun = true;
     batch_output(l->item, stream, data, len);
 }
 
@@ -175,12 +185,12 @@ static void job_over(void *arg, const struct job_result *result)
 {
     struct lane *l = arg;
     l->job = NULL;
-    if (result->error.err) {
+    int err = result->error.err && !l->begun
+                  ? 0
+                  : task_take_result(&l->item->report, l->item->output, result);
+    if (result->error.err)
         lane_failed(l, &result->error);
-        return;
-    }
-    int err = task_take_result(&l->item->report, l->item->output, result);
-    if (err)
+    else if (err)
         lane_over(l, EXIT_NO_OUTPUT, strerror(-err));
     else if (l->fetch && !l->many->batch->stop)
         fetch_changed(l->fetch);
@@ -198,7 +208,9 @@ static void run_script(struct lane *l)
         .timeout_ms = o->timeout_ms,
         .others = (m->lane_count + m->room_count - 1) / m->room_count - 1,
     };
-    const struct job_events events = {.output = put_out, .done = job_over, .arg = l};
+    const struct job_events events = {
+        .begun = job_begun, .output = put_out, .done = job_over, .arg = l};
+    l->begun = false;
     l->job = job_start(m->link.loop, l->room->session, &spec, &events);
     if (!l->job)
         lane_failed_here(l, -ENOMEM);

@@ -87,17 +87,31 @@ static int errno_of_name(const char *name)
 }
 
 /* Says why a mount did not do it: the exit code. */
-static int refused(const struct place *p, const cJSON *error)
+static int refused(const struct task *t, const struct place *p, const cJSON *error)
 {
     const char *message = json_string(error, "message");
+    output_end_line(t->output);
     log_error("%s: %s", p->root, message ? message : "the mount did not answer");
     return exit_of_error(errno_of_name(json_string(error, "errno")));
 }
 
-static int failed(const struct place *p, int err)
+const char *mounted_explain(int err)
 {
+    switch (err) {
+    case -ENOTCONN:
+    case -ECONNABORTED:
+        return "the mount is gone, for its daemon was ended: unmount it (fusermount3 -u) and mount "
+               "it again";
+    default:
+        return strerror(-err);
+    }
+}
+
+static int failed(const struct task *t, const struct place *p, int err)
+{
+    output_end_line(t->output);
     log_error("%s: %s", p->root,
-              err == -EACCES ? "only who mounted it may run scripts in it" : strerror(-err));
+              err == -EACCES ? "only who mounted it may run scripts in it" : mounted_explain(err));
     return exit_of_error(err);
 }
 
@@ -131,14 +145,14 @@ int mounted_submit(const struct task *t, const struct place *p, uint64_t *job)
 {
     _cleanup_close_ int fd = open_in(p, "control", O_RDWR);
     if (fd < 0)
-        return failed(p, fd);
+        return failed(t, p, fd);
     _cleanup_free_ char *line = submission(t, p);
     _cleanup_buf_ struct buf reply = {0};
     int err = line ? talk(fd, line, &reply) : -ENOMEM;
     if (err)
-        return failed(p, err);
+        return failed(t, p, err);
     _cleanup_json_ cJSON *json = json_parse(reply.data, reply.len);
-    return json_uint(json, "job", job) ? 0 : refused(p, json_object(json, "error"));
+    return json_uint(json, "job", job) ? 0 : refused(t, p, json_object(json, "error"));
 }
 
 static void *read_stream(void *arg)
@@ -229,14 +243,14 @@ static int take_images(struct task *t, const struct place *p, const cJSON *image
 static int take_report(struct task *t, const struct place *p, const struct conversation *c)
 {
     if (c->err)
-        return failed(p, c->err);
+        return failed(t, p, c->err);
     _cleanup_json_ cJSON *json = json_parse(c->reply.data, c->reply.len);
     struct report *r = t->report;
     const char *state = json_string(json, "state"), *message = json_string(json, "message");
     const cJSON *error = json_object(json, "error");
     uint64_t code, milliseconds = 0;
     if (!state || !json_uint(json, "exit_code", &code) || code > 255)
-        return refused(p, error);
+        return refused(t, p, error);
     json_uint(json, "milliseconds", &milliseconds);
     snprintf(r->state, sizeof r->state, "%s", state);
     r->exit_code = (int)code;
@@ -248,7 +262,7 @@ static int take_report(struct task *t, const struct place *p, const struct conve
     const cJSON *value = cJSON_GetObjectItemCaseSensitive(json, "value");
     r->value = value && !cJSON_IsNull(value) ? cJSON_Duplicate(value, true) : NULL;
     int err = take_images(t, p, json_array(json, "images"));
-    return err ? failed(p, err) : -1;
+    return err ? failed(t, p, err) : -1;
 }
 
 static void take_session(struct task *t, const struct place *p)
@@ -337,7 +351,7 @@ int mounted_run(struct task *t, const struct place *p)
         mounted_cancel(p, job);
     else
         err = follow(t, p, job, streams, &c);
-    code = err ? failed(p, err) : take_report(t, p, &c);
+    code = err ? failed(t, p, err) : take_report(t, p, &c);
     if (t->options->json)
         take_session(t, p);
     cleanup_close(&streams[0].fd);

@@ -6,6 +6,9 @@
 
 #include "acarun/task.h"
 
+/* What an -errno of a file in a mount means to its user. */
+const char *mounted_explain(int err);
+
 /* 0 with the job's number, else the exit code after saying why. */
 int mounted_submit(const struct task *, const struct place *, uint64_t *job);
 /* Waits for its end: -1 when the task's report tells it, else as above. */

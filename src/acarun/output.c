@@ -46,6 +46,8 @@ struct output {
     struct output_options options;
     struct stream streams[2];
     struct file *files;
+    bool one_terminal;   /* stdout is shown where stderr is */
+    atomic_bool in_line; /* and the last shown there did not end one */
     atomic_bool hurry;
 };
 
@@ -199,6 +201,8 @@ static void show(struct output *o, struct stream *s, bool last)
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             s->err = -errno;
         done += n > 0 ? (size_t)n : 0;
+        if (n > 0 && (s->terminal == STDERR_FILENO || o->one_terminal))
+            atomic_store(&o->in_line, s->pending.data[done - 1] != '\n');
     }
     buf_consume(&s->pending, s->err ? s->pending.len : done);
 }
@@ -215,6 +219,19 @@ void output_write(struct output *o, int stream, const void *data, size_t len)
     if (buf_add(&s->pending, data, len))
         s->err = -ENOMEM;
     show(o, s, false);
+}
+
+static bool is_one_file(int fd, int other)
+{
+    struct stat a, b;
+    return fstat(fd, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+void output_end_line(struct output *o)
+{
+    if (o && atomic_exchange(&o->in_line, false))
+        fputc('\n', stderr);
 }
 
 void output_hurry(struct output *o)
@@ -304,6 +321,7 @@ int output_new(const struct output_options *options, struct output **out, char *
     o->options = *options;
     for (int i = 0; i < 2; i++)
         o->streams[i].terminal = options->show ? i + 1 : -1;
+    o->one_terminal = is_one_file(STDOUT_FILENO, STDERR_FILENO);
     return options->dir && options->streams ? open_streams(o, why) : 0;
 }
 
@@ -322,25 +340,22 @@ void output_free(struct output *o)
     free(o);
 }
 
-static int write_result(struct output *o, const cJSON *value)
+static int write_result(struct output *o, const char *result)
 {
     struct file *f = file_new(o, ".result");
     if (!f)
         return -errno;
-    _cleanup_free_ char *text = value ? cJSON_PrintUnformatted(value) : strdup("null");
-    if (!text)
-        return -ENOMEM;
-    file_write(f, text, strlen(text));
+    file_write(f, result, strlen(result));
     file_write(f, "\n", 1);
     return f->err;
 }
 
-static int place_files(struct output *o, const cJSON *value, char **why)
+static int place_files(struct output *o, const char *result, char **why)
 {
     if (!o->options.dir)
         return 0;
     struct file *f;
-    int err = o->options.streams ? write_result(o, value) : 0;
+    int err = o->options.streams ? write_result(o, result) : 0;
     if (err)
         return fail(err, o->options.dir, why);
     if (o->options.streams)
@@ -352,9 +367,9 @@ static int place_files(struct output *o, const cJSON *value, char **why)
     return 0;
 }
 
-int output_finish(struct output *o, const cJSON *value, char **why)
+int output_finish(struct output *o, const char *result, char **why)
 {
-    int err = place_files(o, value, why);
+    int err = place_files(o, result, why);
     for (int i = 0; i < 2; i++)
         show(o, &o->streams[i], true);
     return err;

@@ -41,9 +41,11 @@ int output_image(struct output *, unsigned number, const char *extension, const 
                  size_t len, cJSON *entry);
 
 /* The run is over. Puts the files into their places, and shows what is still to be shown; files
- * of an earlier run that are not replaced are removed. value may be NULL. 0, or -errno with *why
- * as above. */
-int output_finish(struct output *, const cJSON *value, char **why);
+ * of an earlier run that are not replaced are removed. result goes to NAME.result, with '\n'; NULL:
+ * there are no streams either. 0, or -errno with *why as above. */
+int output_finish(struct output *, const char *result, char **why);
+/* Before something is said on stderr: ends a line of what was shown there. NULL: nothing was. */
+void output_end_line(struct output *);
 /* The error of showing it, -errno, or 0. */
 int output_error(const struct output *);
 

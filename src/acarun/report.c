@@ -11,6 +11,7 @@ void report_free(struct report *r)
 {
     free(r->message);
     cJSON_Delete(r->value);
+    free(r->text);
     cJSON_Delete(r->images);
     *r = (struct report){0};
 }
@@ -75,6 +76,39 @@ int report_json_string(struct buf *json, const char *data, size_t len, bool *exa
     if (exact)
         *exact = all;
     return err ? err : buf_adds(json, "\"");
+}
+
+/* --- the result */
+
+/* With a space after each comma and colon, as json.dumps() has it. */
+static int add_spaced(struct buf *json, const char *text)
+{
+    bool quoted = false;
+    int err = 0;
+    for (; *text && !err; text++) {
+        err = buf_add(json, text, 1);
+        if (*text == '"')
+            quoted = !quoted;
+        else if (quoted && *text == '\\' && !err)
+            err = buf_add(json, ++text, 1);
+        else if (!quoted && (*text == ',' || *text == ':') && !err)
+            err = buf_adds(json, " ");
+    }
+    return err;
+}
+
+int report_result(const struct report *r, struct buf *json)
+{
+    if (strcmp(r->state, "lost") == 0) {
+        const char *why = r->message ? r->message : "";
+        int err = buf_adds(json, "{\"status\": \"lost\", \"message\": ");
+        err = err ? err : report_json_string(json, why, strlen(why), NULL);
+        return err ? err : buf_adds(json, "}");
+    }
+    if (r->text)
+        return buf_adds(json, r->text);
+    _cleanup_free_ char *text = r->value ? cJSON_PrintUnformatted(r->value) : strdup("null");
+    return text ? add_spaced(json, text) : -ENOMEM;
 }
 
 /* --- the document */

@@ -2,6 +2,7 @@
  * fetched after the run is over is told in the message, the rest stands. */
 #include "job/private.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,13 +110,18 @@ static void remark(struct job *j, const char *what, const struct session_error *
 
 static void take_text(struct job *j)
 {
-    cJSON *value = json_parse(j->text.data ? j->text.data : "", j->text.len);
+    struct buf *b = &j->text;
+    cJSON *value = json_parse(b->data ? b->data : "", b->len);
     if (cJSON_IsNull(value)) {
         cJSON_Delete(value);
         value = NULL;
     }
+    while (value && b->len && isspace((unsigned char)b->data[b->len - 1]))
+        b->len--;
+    if (value && buf_add(b, "", 1) == 0)
+        j->result.text = buf_take(b);
     j->result.value = value;
-    buf_free(&j->text);
+    buf_free(b);
 }
 
 static void whole_done(void *arg, const struct session_error *e)

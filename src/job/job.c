@@ -71,6 +71,7 @@ static void job_free(struct job *j)
     free(j->result.images);
     free(j->result.message);
     cJSON_Delete(j->result.value);
+    free(j->result.text);
     session_error_free(&j->result.error);
     run_status_free(&j->status);
     buf_free(&j->text);

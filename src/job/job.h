@@ -45,7 +45,8 @@ struct job_result {
     enum job_state state;
     int exit_code; /* as acarun's table: the script's own code, 1 when it raised, ... */
     char *message; /* one line for people, or NULL */
-    cJSON *value;  /* last expression, or NULL */
+    cJSON *value;  /* last expression, or NULL; */
+    char *text;    /* as the session wrote it, or NULL: there are numbers that a cJSON can't hold */
     struct job_image *images;
     size_t image_count;
     int64_t milliseconds;

@@ -59,13 +59,14 @@ static size_t root_length(const char *full, dev_t dev)
     return root;
 }
 
-/* Whether the root has that file in .acafs, or does not let us look: somebody else's. */
+/* Whether the root has that file in .acafs, or does not let us look: somebody else's, or one whose
+ * daemon is gone. */
 static bool has(const char *root, const char *name)
 {
     _cleanup_buf_ struct buf path = {0};
     if (buf_addf(&path, "%s/.acafs/%s", root, name))
         return false;
-    return access(path.data, F_OK) == 0 || errno == EACCES;
+    return access(path.data, F_OK) == 0 || errno == EACCES || errno == ENOTCONN;
 }
 
 /* The root's length, or in a pool's mount that of the session's directory: the root's where the
