@@ -454,6 +454,16 @@ def test_the_exit_status_of_code(acarun, code, status):
         assert done.returncode == status, (arguments, done.stderr)
 
 
+@pytest.mark.parametrize("code, status, said", [
+    ("sys.exit(7)", 7, ""), ("sys.exit()", 0, ""), ("sys.exit('two\\nlines: é')", 1, "two\nlines: é\n"),
+    ("print('mine', file=sys.stderr)\nsys.exit(3)", 3, "mine\n"),
+    ("try: 1 / 0\nexcept ZeroDivisionError: sys.exit('no division')", 1, "no division\n")])
+def test_sys_exit_of_code_is_silent_as_that_of_a_script(acarun, code, status, said):
+    for what in (["-c", "import sys\n" + code], [acarun.script("import sys\n" + code)]):
+        done = acarun(*what)
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", said), what
+
+
 def test_long_code(acarun):
     code = "x = '" + "y" * 300_000 + "'\nlen(x)"
     assert acarun("-", input=code).stdout == "300000\n"

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "interrupt.py.h"
+#include "job/system_exit.h"
 
 enum {
     STREAM_MAX = 1 << 20, /* characters that we ask for; a pool may know no such wish, */
@@ -57,26 +58,9 @@ static bool take_image(struct job *j, const struct execution *x)
     return true;
 }
 
-/* What the process of a script would end with where this line is the last of the traceback. A
- * kernel takes SystemExit for a failure like any other. */
-static int exit_code(const char *said)
+/* code: of an execution that failed. */
+static void end_as(struct job *j, const struct execution *x, int code)
 {
-    static const char name[] = "SystemExit";
-    char *end;
-    if (!said || strncmp(said, name, strlen(name)) != 0)
-        return 1;
-    said += strlen(name);
-    if (!*said || strcmp(said, ": None") == 0)
-        return 0;
-    if (strncmp(said, ": ", 2) != 0)
-        return 1;
-    long code = strtol(said + 2, &end, 10);
-    return end == said + 2 || *end ? 1 : (int)(code & 0xff);
-}
-
-static void end_as(struct job *j, const struct execution *x)
-{
-    int code;
     char *said = x->message ? strdup(x->message) : job_last_line(x->err);
     switch (x->state) {
     case EXECUTION_SUCCEEDED:
@@ -86,7 +70,6 @@ static void end_as(struct job *j, const struct execution *x)
                     : NULL);
         break;
     case EXECUTION_FAILED:
-        code = exit_code(said);
         job_end(j, code ? JOB_FAILED : JOB_SUCCEEDED, code, code ? said : NULL);
         break;
     case EXECUTION_CANCELED:
@@ -115,17 +98,21 @@ static void take_execution(struct job *j, const struct execution *x)
         job_lose(j, &(struct session_error){.err = -ENOMEM}, NULL);
         return;
     }
+    struct system_exit end;
+    bool exited = x->state == EXECUTION_FAILED && x->err && system_exit_find(x->err, &end);
     job_enter(j);
     if (x->out)
         job_output(j, 0, x->out, strlen(x->out));
     if (x->err)
-        job_output(j, 1, x->err, strlen(x->err));
+        job_output(j, 1, x->err, exited ? end.before : strlen(x->err));
+    if (exited && end.text)
+        job_output(j, 1, end.text, strlen(end.text));
     if (!job_leave(j))
         return;
     if (j->stop_wanted && x->state == EXECUTION_FAILED)
         job_end(j, JOB_CANCELED, 130, "Canceled");
     else
-        end_as(j, x);
+        end_as(j, x, exited ? end.code : 1);
 }
 
 static void executed(void *arg, const struct session_error *e, const struct execution *x)

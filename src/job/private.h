@@ -3,7 +3,7 @@
  *     job.c     ── its states, troubles, stop and end
  *     watch.c   ── starting and watching: the calls of watch.py and what their answers mean
  *     kernel.c  ── a run in the session's own kernel
- *     plain.c   ── code as it is, by one execution
+ *     plain.c   ── code as it is, by one execution; system_exit.c: how that was ended
  *     fetch.c   ── what is too large for an answer: long outputs, the result, images
  *     answer.c  ── answers of watch.py, by type
  */

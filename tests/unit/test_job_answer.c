@@ -1,5 +1,5 @@
-/* job/answer.c: what watch.py says is taken by type, and anything else refused: it comes from a
- * session where anybody's code runs. */
+/* job/answer.c and job/system_exit.c: what watch.py says is taken by type, and anything else
+ * refused: it comes from a session where anybody's code runs. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "job/answer.h"
+#include "job/system_exit.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -303,6 +304,61 @@ static void messages_are_one_printable_line(void **state)
     watch_answer_free(&a);
 }
 
+/* --- how sys.exit() ended code */
+
+#define TRACE                                                                                      \
+    "Traceback (most recent call last):\n  File \"<x>\", line 1, in <module>\n    exit()\n"
+#define DURING "\nDuring handling of the above exception, another exception occurred:\n\n"
+#define RULE "---------------------------------------------------------------------------\n"
+#define IPYTHON                                                                                    \
+    RULE "SystemExit                                Traceback (most recent call last)\n"           \
+         "Cell In[1], line 1\n----> 1 exit()\n\n"
+
+static void exits(const char *err, size_t before, int code, const char *text)
+{
+    struct system_exit end;
+    if (!system_exit_find(err, &end))
+        fail_msg("nothing found in %s", err);
+    assert_int_equal(end.before, before);
+    assert_int_equal(end.code, code);
+    if (text)
+        assert_string_equal(end.text, text);
+    else
+        assert_null(end.text);
+}
+
+static void does_not_exit(const char *err)
+{
+    struct system_exit end;
+    if (system_exit_find(err, &end))
+        fail_msg("found %d in %s", end.code, err);
+}
+
+static void exits_are_told_from_other_ends(void **state)
+{
+    exits(TRACE "SystemExit: 7\n", 0, 7, NULL);
+    exits("mine\n" TRACE "SystemExit: -1\n", 5, 255, NULL);
+    exits("no newline" TRACE "SystemExit: 7\n", 10, 7, NULL);
+    exits(TRACE "SystemExit\n", 0, 0, NULL);
+    exits(TRACE "SystemExit: None\n", 0, 0, NULL);
+    exits(TRACE "SystemExit: two\nlines\n", 0, 1, "two\nlines\n");
+    exits(TRACE "SystemExit: 7 of 9\n", 0, 1, "7 of 9\n");
+    exits(TRACE "SystemExit: " TRACE "ValueError\n", 0, 1, TRACE "ValueError\n");
+    exits(TRACE "ValueError: x\n" DURING TRACE "SystemExit: 2\n", 0, 2, NULL);
+    exits(TRACE "ValueError: shown\n" TRACE "SystemExit: 2\n", strlen(TRACE "ValueError: shown\n"),
+          2, NULL);
+    exits("a\n" IPYTHON "SystemExit: 3\n", 2, 3, NULL);
+    exits(IPYTHON "SystemExit: why", 0, 1, "why");
+    exits("An exception has occurred, use %tb to see the full traceback.\n\nSystemExit: 4\n", 0, 4,
+          NULL);
+    does_not_exit("");
+    does_not_exit("SystemExit: 7\n");
+    does_not_exit(TRACE);
+    does_not_exit(TRACE "ValueError: SystemExit: 7\n");
+    does_not_exit(TRACE "SystemExitOfMine: 7\n");
+    does_not_exit(TRACE "SystemExit\nand more\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -318,6 +374,7 @@ int main(void)
         cmocka_unit_test(images_without_end),
         cmocka_unit_test(results_of_other_types),
         cmocka_unit_test(messages_are_one_printable_line),
+        cmocka_unit_test(exits_are_told_from_other_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
