@@ -1022,6 +1022,21 @@ def test_a_connection_that_breaks_and_comes_back(proxied, proxy, session, tmp_pa
     nothing_left(proxied.pool, session)
 
 
+@pytest.mark.parametrize("flags", [[], ["-q"]], ids=["usual", "quiet"])
+def test_what_a_start_waits_for_is_told(proxied, proxy, session, tmp_path, flags):
+    log = tmp_path / "log"
+    rule = proxy.rule("POST executions", answer(500))
+    with proxied.started(*proxied.where, "-s", session, *flags, proxied.script("1"), log=log) as running:
+        if flags:
+            wait_for(lambda: rule.used >= 5, 20, "tries")
+        else:
+            wait_for(lambda: "trying for up to 20 s" in log.read_text(), 20, "what it waits for")
+        proxy.drop(rule)
+        assert running.wait(30) == 0
+    assert log.read_text().count("\n") == (0 if flags else 1)
+    nothing_left(proxied.pool, session)
+
+
 @pytest.mark.parametrize("many", [[], ["-j", "1"]], ids=["one", "many"])
 def test_what_came_of_a_run_that_is_lost_is_kept(proxied, proxy, session, tmp_path, many):
     name = proxied.script("print('old'); 'old'")

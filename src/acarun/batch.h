@@ -50,6 +50,8 @@ void batch_over(struct batch *, struct item *, int code, const char *message);
 void batch_stopped(struct batch *, struct item *);
 /* Takes a piece of output; its last line is shown while the script runs. */
 void batch_output(struct item *, int stream, const void *data, size_t len);
+/* What it waits for is shown instead. */
+void batch_waits(struct item *, const char *why);
 
 /* Each runs them to their end. */
 void many_direct(struct batch *);

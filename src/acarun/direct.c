@@ -109,6 +109,20 @@ static char *message_of(const struct job_result *result)
     return buf_take(&text);
 }
 
+static void waits(void *arg, const struct session_error *e, int64_t patience_ms)
+{
+    struct direct *d = arg;
+    _cleanup_buf_ struct buf text = {0};
+    if (d->quiet || d->canceled)
+        return;
+    client_explain(&text, e);
+    output_end_line(d->task->output);
+    set_log_level(d, true);
+    log_warning("%s: %s; trying for up to %lld s", d->link.config.endpoint,
+                text.data ? text.data : strerror(-e->err), (long long)patience_ms / 1000);
+    set_log_level(d, d->made == SESSION_THERE);
+}
+
 int task_take_result(struct report *r, struct output *output, const struct job_result *result)
 {
     static const char *const states[] = {
@@ -166,7 +180,7 @@ static void start(struct direct *d)
         .timeout_ms = o->timeout_ms,
     };
     const struct job_events events = {
-        .begun = job_begun, .output = put_out, .done = done, .arg = d};
+        .begun = job_begun, .waits = waits, .output = put_out, .done = done, .arg = d};
     d->job = job_start(d->link.loop, d->link.client.session, &spec, &events);
     if (!d->job)
         failed(d, "job", &(struct session_error){.err = -ENOMEM});

@@ -102,6 +102,11 @@ void batch_output(struct item *i, int stream, const void *data, size_t len)
     take_last_line(i, data, len);
 }
 
+void batch_waits(struct item *i, const char *why)
+{
+    take_last_line(i, why, strlen(why));
+}
+
 /* --- taking the command line in */
 
 /* -1, or the exit code after saying what is wrong. */

@@ -174,6 +174,14 @@ static void job_begun(void *arg)
     l->begun = true;
 }
 
+static void waits(void *arg, const struct session_error *e, int64_t patience_ms)
+{
+    const struct lane *l = arg;
+    _cleanup_buf_ struct buf text = {0};
+    client_explain(&text, e);
+    batch_waits(l->item, text.data ? text.data : strerror(-e->err));
+}
+
 static void put_out(void *arg, int stream, const void *data, size_t len)
 {
     struct lane *l = arg;
@@ -209,7 +217,7 @@ static void run_script(struct lane *l)
         .others = (m->lane_count + m->room_count - 1) / m->room_count - 1,
     };
     const struct job_events events = {
-        .begun = job_begun, .output = put_out, .done = job_over, .arg = l};
+        .begun = job_begun, .waits = waits, .output = put_out, .done = job_over, .arg = l};
     l->begun = false;
     l->job = job_start(m->link.loop, l->room->session, &spec, &events);
     if (!l->job)

@@ -41,6 +41,7 @@ enum {
     BACKOFF_MAX_MS = 5000,
     START_PATIENCE_MS = 20000,
     PATIENCE_MS = 600000,
+    TELL_TROUBLE_MS = 1000,
     STOP_AGAIN_MS = 300,
     KILL_AFTER_MS = 5000,
     LISTEN_MS = 500, /* between looks whether a session that is to stop a run is heard of */
@@ -213,6 +214,19 @@ static void forget_in_session(const struct job *j)
     session_helper(j->session, job_request(j, "abandon", 0, 0), nobody_told, NULL);
 }
 
+static void tell_trouble(struct job *j, const struct session_error *e, int64_t patience_ms)
+{
+    j->trouble_told = true;
+    if (!j->events.waits) {
+        log_warning("%s: %s; trying for %lld s", j->name,
+                    e->message ? e->message : strerror(-e->err), (long long)patience_ms / 1000);
+        return;
+    }
+    job_enter(j);
+    j->events.waits(j->events.arg, e, patience_ms);
+    job_leave(j);
+}
+
 bool job_bear(struct job *j, const struct session_error *e)
 {
     int64_t now = clock_ms();
@@ -221,6 +235,7 @@ bool job_bear(struct job *j, const struct session_error *e)
         j->maybe_started = true;
     if (!j->trouble_since) {
         j->trouble_since = now;
+        j->trouble_told = false;
         j->backoff_ms = BACKOFF_MS;
     }
     if (!begun && j->stop_wanted) {
@@ -229,12 +244,14 @@ bool job_bear(struct job *j, const struct session_error *e)
         job_tell(j);
         return false;
     }
-    bool patient = now - j->trouble_since < (begun ? PATIENCE_MS : START_PATIENCE_MS);
-    if (is_passing(e->err) && patient && (begun || j->maybe_started)) {
+    int64_t patience = begun ? PATIENCE_MS : START_PATIENCE_MS, since = now - j->trouble_since;
+    if (is_passing(e->err) && since < patience && (begun || j->maybe_started)) {
         log_debug("%s: %s; again in %lld ms", j->name, e->message ? e->message : strerror(-e->err),
                   (long long)j->backoff_ms);
         loop_timer_set(&j->next, j->backoff_ms);
         j->backoff_ms = j->backoff_ms * 2 < BACKOFF_MAX_MS ? j->backoff_ms * 2 : BACKOFF_MAX_MS;
+        if (since >= TELL_TROUBLE_MS && !j->trouble_told)
+            tell_trouble(j, e, patience);
         return true;
     }
     if (begun || j->maybe_started || *j->upload)

@@ -56,10 +56,12 @@ struct job_result {
 
 /* output: bytes of stdout (1) or stderr (2), complete and in order for each, as they come.
  * begun (may be NULL): the session has been heard to know of the run, which is not over.
- * done: exactly once; the result lives during the call only.
- * cleared: after job_clear(), the last of all. */
+ * waits (NULL: it is logged): what is asked of the session has failed for a while, and is tried
+ * again for so long in all; once for each such time. done: exactly once; the result lives during
+ * the call only. cleared: after job_clear(), the last of all. */
 struct job_events {
     void (*begun)(void *arg);
+    void (*waits)(void *arg, const struct session_error *, int64_t patience_ms);
     void (*output)(void *arg, int stream, const void *data, size_t len);
     void (*done)(void *arg, const struct job_result *);
     void (*cleared)(void *arg);

@@ -58,6 +58,7 @@ struct job {
 
     /* trouble */
     int64_t trouble_since; /* of the first failed call in a row, 0: the last one went well */
+    bool trouble_told;
     int64_t backoff_ms;
     bool maybe_started; /* a start call may have reached the session */
     unsigned died;      /* answers in a row that say so, */
