@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -183,6 +184,53 @@ def test_two_scripts_that_change_places(drop):
     code = "import ctypes, sys; sys.exit(ctypes.CDLL(None).renameat2(-100, b'x.py', -100, b'y.py', 2))"
     subprocess.run([sys.executable, "-c", code], cwd=drop.path, check=True)
     assert sorted(runs(drop)[2:]) == ["x.py", "y.py"]
+
+
+def held():
+    """An action for a proxy, and the event that ends it: what matches goes on its way then."""
+    release = threading.Event()
+
+    def act(exchange):
+        while not release.is_set():
+            exchange.pause(0.02)
+        exchange.forward()
+    return act, release
+
+
+@pytest.mark.parametrize("how", ["written", "renamed over", "the same again", "removed"])
+def test_a_script_that_is_replaced_while_its_job_starts(mounts, proxy, tmp_path, how):
+    """Its start is on the way to the session, where it finds another script: that runs in its turn,
+    and once."""
+    mount = mounts(proxy=proxy, options=["autorun=*.py"])
+    (mount / "first.py").write_text(COUNT)
+    assert runs(mount) == ["first.py"]
+    act, release = held()
+    start = proxy.rule("POST executions", act, times=1)
+    (mount / "x.py").write_text(COUNT + "open('/mnt/data/runs', 'a').write('old ')\n")
+    wait_for(lambda: start.used, 20, "the job's start")
+    if how == "written":
+        (mount / "x.py").write_text(COUNT)
+    elif how == "renamed over":
+        (mount / "tmp").write_text(COUNT)
+        os.rename(mount / "tmp", mount / "x.py")
+    elif how == "the same again":
+        file = open(mount / "x.py", "w")
+        os.fsync(file.fileno())
+    else:
+        os.remove(mount / "x.py")
+    if how in ("written", "renamed over"):
+        mount.sync()
+    release.set()
+    if how == "the same again":
+        wait_for(lambda: mount.status()["jobs_waiting"] == 0, 60, "the job's end")
+        file.write(COUNT + "open('/mnt/data/runs', 'a').write('old ')\n")
+        file.close()
+    ran = {"the same again": ["x.py", "old"], "removed": []}.get(how, ["x.py"])
+    wait_for(lambda: runs(mount) == ["first.py", *ran], 30, "the runs")
+    if how == "removed":
+        assert not (mount / "x.py.stderr").exists()
+    else:
+        assert (mount / f"{ran[0]}.stderr").read_text() == ""
 
 
 def test_an_upload_that_takes_long_comes_first(mounts, proxy):

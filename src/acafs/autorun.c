@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <openssl/evp.h>
+
 #include "util/cleanup.h"
 #include "util/log.h"
 
@@ -28,6 +30,7 @@ struct script {
     char *path;
     uint64_t hash; /* of the content; 0: none */
     uint64_t job;
+    uint64_t ino; /* of the file, when it was submitted */
 };
 
 struct autorun {
@@ -79,42 +82,52 @@ static struct script *get_script(struct autorun *a, const char *path)
     return s;
 }
 
-/* --- content */
-
-/* FNV-1a: to tell what a person wrote from what the same person wrote before. */
-static uint64_t add_to_hash(uint64_t hash, const unsigned char *bytes, size_t len)
+static struct writer *find_writer(const struct autorun *a, const struct inode *inode)
 {
-    for (size_t i = 0; i < len; i++)
-        hash = (hash ^ bytes[i]) * 0x100000001b3;
-    return hash;
+    struct writer *w;
+    HASH_FIND(hh, a->writers, &inode->id, sizeof inode->id, w);
+    return w;
 }
+
+/* --- content */
 
 static void not_waited_for(struct waiter *w)
 {
 }
 
-/* The content's hash, never 0; what can't be read at once counts as new. */
-static uint64_t hash_of(struct autorun *a, struct inode *inode)
+/* The digest of what can be read at once; false: not all can be. */
+static bool digest(struct autorun *a, struct inode *inode, EVP_MD_CTX *sum)
 {
-    struct store *s = a->mount->store;
-    uint64_t hash = 0xcbf29ce484222325, size = (uint64_t)inode->size;
+    uint64_t size = (uint64_t)inode->size;
     unsigned char block[BLOCK];
     struct waiter w;
-    int fd, err = 0;
+    bool good = size <= HASH_MAX;
     waiter_init(&w, not_waited_for);
-    for (uint64_t at = 0; at < size && !err && size <= HASH_MAX;) {
+    for (uint64_t at = 0; at < size && good;) {
         size_t available = 0;
-        err = store_read(s, &w, inode, at, sizeof block, &fd, &available);
-        ssize_t n = err ? -1 : pread(fd, block, available, (off_t)at);
-        if (n <= 0)
-            break;
-        hash = add_to_hash(hash, block, (size_t)n);
-        at += (uint64_t)n;
+        int fd;
+        good = store_read(a->mount->store, &w, inode, at, sizeof block, &fd, &available) == 0;
+        ssize_t n = good ? pread(fd, block, available, (off_t)at) : -1;
+        good = n > 0 && EVP_DigestUpdate(sum, block, (size_t)n);
+        at += good ? (uint64_t)n : 0;
     }
     waiter_leave(&w);
-    if (err || size > HASH_MAX)
-        hash = add_to_hash(hash, (const unsigned char *)&inode->mtime, sizeof inode->mtime);
-    return hash ? hash : 1;
+    return good;
+}
+
+/* The content as one number, never 0; what can't be read at once counts as new. */
+static uint64_t hash_of(struct autorun *a, struct inode *inode)
+{
+    unsigned char hash[EVP_MAX_MD_SIZE] = {0};
+    EVP_MD_CTX *sum = EVP_MD_CTX_new();
+    bool good = sum && EVP_DigestInit_ex(sum, EVP_sha256(), NULL),
+         exact = good && digest(a, inode, sum);
+    if (good && !exact)
+        EVP_DigestUpdate(sum, &inode->mtime, sizeof inode->mtime);
+    if (good)
+        EVP_DigestFinal_ex(sum, hash, NULL);
+    EVP_MD_CTX_free(sum);
+    return script_content(hash, exact);
 }
 
 /* --- running */
@@ -160,17 +173,30 @@ static void consider(struct autorun *a, struct inode *inode)
         return;
     recall(a, s); /* what it held before, if that did not run yet */
     s->hash = hash;
+    s->ino = inode->id;
     submit(a, s);
 }
 
-/* --- what happens to files */
-
-static struct writer *find_writer(const struct autorun *a, const struct inode *inode)
+/* The job did not find the content that it was to run. If nothing was submitted since, the file may
+ * be whole again by now. */
+static void replaced(void *arg, const struct run *run)
 {
-    struct writer *w;
-    HASH_FIND(hh, a->writers, &inode->id, sizeof inode->id, w);
-    return w;
+    struct autorun *a = arg;
+    struct script *s = a->scripts;
+    while (s && s->job != run->id)
+        s = s->hh.next;
+    if (!s)
+        return;
+    s->hash = s->job = 0;
+    struct inode *inode = inode_find(store_inodes(a->mount->store), s->ino);
+    struct writer *w = inode ? find_writer(a, inode) : NULL;
+    if (w)
+        w->wrote = true;
+    else if (inode)
+        consider(a, inode);
 }
+
+/* --- what happens to files */
 
 void autorun_opened(struct autorun *a, const struct inode *inode, bool emptied)
 {
@@ -230,6 +256,7 @@ static void follow(struct autorun *a, struct script *from, const char *to)
     recall(a, s); /* what it replaces */
     s->hash = from->hash;
     s->job = from->job;
+    s->ino = from->ino;
     free_script(a, from);
     if (waits)
         submit(a, s);
@@ -285,6 +312,7 @@ struct autorun *autorun_new(struct mount *m, struct jobs *jobs, const char *glob
     *a = (struct autorun){
         .mount = m, .jobs = jobs, .glob = glob, .whole_path = strchr(glob, '/') != NULL};
     take_over(a);
+    jobs_on_replaced(jobs, replaced, a);
     return a;
 }
 
@@ -292,6 +320,7 @@ void autorun_free(struct autorun *a)
 {
     if (!a)
         return;
+    jobs_on_replaced(a->jobs, NULL, NULL);
     struct writer *w, *next;
     struct script *s, *after;
     HASH_ITER (hh, a->writers, w, next) {

@@ -3,9 +3,9 @@
  *
  * A script is run when its last writer has closed it, or when it is renamed to a matching place;
  * never because it was there already, or was opened, or written with what it held. A script that is
- * opened for writing while its job waits loses its place: it is run when it is whole again. One that
- * is replaced in the moment in which its job starts may run as what replaced it, which then
- * runs in its turn too: what a run has read can't be told from here.
+ * opened for writing while its job waits loses its place: it is run when it is whole again. The
+ * same holds when it is replaced in the moment in which its job starts: the session runs it only if
+ * it is the content for which the job is.
  *
  * GLOB is as of fnmatch(3). Without a slash it is held against names in any directory, else against
  * the path from the mount's top. Only names that end in .py are looked at, so outputs never match.

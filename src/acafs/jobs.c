@@ -29,6 +29,8 @@ struct jobs {
     unsigned writings; /* of all runs */
     bool begun, ending;
     struct waitq drained; /* for the end of the current run, and of writings */
+    void (*on_replaced)(void *arg, const struct run *);
+    void *on_replaced_arg;
 };
 
 static void proceed(struct run *);
@@ -185,6 +187,14 @@ static void over(struct run *run)
         waitq_wake(&jobs->mount->volume->wakeup, &jobs->drained, 0);
     }
     loop_timer_set(&jobs->next, 0);
+    if (run->replaced && jobs->on_replaced)
+        jobs->on_replaced(jobs->on_replaced_arg, run);
+}
+
+void jobs_on_replaced(struct jobs *jobs, void (*fn)(void *arg, const struct run *), void *arg)
+{
+    jobs->on_replaced = fn;
+    jobs->on_replaced_arg = arg;
 }
 
 static cJSON *new_report(const struct run *run, const char *state, int exit_code)
@@ -308,6 +318,11 @@ static void job_done(void *arg, const struct job_result *result)
         start_after_all(run);
         return;
     }
+    if (result->replaced) {
+        run->replaced = true;
+        run->content = 0; /* it was not run */
+        run->unattended = false;
+    }
     cJSON *report = new_report(run, job_state_names[result->state], result->exit_code);
     cJSON_AddNumberToObject(report, "milliseconds", (double)result->milliseconds);
     add_text(report, "message", result->message);
@@ -348,6 +363,7 @@ static struct job *new_job(struct run *run)
                                       .arg = run};
     run->spec.name = run->name;
     run->spec.resume = run->resume;
+    run->spec.content = script_is_exact(run->content) ? run->content : 0;
     return job_start(m->loop, m->client.session, &run->spec, &events);
 }
 

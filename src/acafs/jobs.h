@@ -53,7 +53,8 @@ struct run {
     struct waitq changed;     /* output came, or it is over */
     bool cancel;
     bool unattended;  /* nobody waits for it: its end is logged */
-    uint64_t content; /* what autorun.c tells the script's content by; 0: it is none of its own */
+    uint64_t content; /* script_content(), of autorun.c; 0: it is none of its own */
+    bool replaced;    /* not run, for that content was not there any more */
 
     char name[JOB_NAME_SIZE]; /* of its run in the session, or "" */
     char *etag;               /* of the session that it was started in, or NULL */
@@ -72,6 +73,8 @@ struct run {
 /* With what the mount before left; none of it is run before jobs_begin(). */
 struct jobs *jobs_new(struct mount *);
 void jobs_begin(struct jobs *);
+/* Called with each run that is over and was not run, for its script was replaced. */
+void jobs_on_replaced(struct jobs *, void (*fn)(void *arg, const struct run *), void *arg);
 void jobs_free(struct jobs *);
 
 /* Takes {"path"|"code", "args", "in_kernel", "plain", "timeout", "outputs", "code_name"}, the

@@ -146,10 +146,13 @@ static int take_members(const cJSON *value, struct watch_answer *out)
 
 int watch_answer_parse(const cJSON *value, struct watch_answer *out)
 {
-    static const char *const states[] = {
-        [WATCH_RUNNING] = "running", [WATCH_OVER] = "over",
-        [WATCH_DIED] = "died",       [WATCH_GONE] = "gone",
-        [WATCH_MISSING] = "missing", [WATCH_NO_PROCESS] = "no process"};
+    static const char *const states[] = {[WATCH_RUNNING] = "running",
+                                         [WATCH_OVER] = "over",
+                                         [WATCH_DIED] = "died",
+                                         [WATCH_GONE] = "gone",
+                                         [WATCH_MISSING] = "missing",
+                                         [WATCH_REPLACED] = "replaced",
+                                         [WATCH_NO_PROCESS] = "no process"};
     int state = word_index(json_string(value, "state"), states, sizeof states / sizeof *states);
     *out = (struct watch_answer){0};
     if (state < 0)

@@ -16,6 +16,7 @@ enum watch_state {
     WATCH_DIED,       /* nobody looks after the script any more, and nobody said how it went */
     WATCH_GONE,       /* no such run */
     WATCH_MISSING,    /* no such script */
+    WATCH_REPLACED,   /* another script than it should be */
     WATCH_NO_PROCESS, /* the session can't start one */
 };
 

@@ -55,7 +55,8 @@ class Run:
 
     def execute(self, names):
         """The value of the last expression."""
-        with open(self.script, "rb") as file:
+        source = os.path.join(self.folder, "source")  # where a certain content is to be run
+        with open(source if os.path.exists(source) else self.script, "rb") as file:
             source = file.read()
         body, last = divide(source, self.name)
         exec(body, names)

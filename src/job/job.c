@@ -150,6 +150,11 @@ static void add_start(cJSON *args, const struct job *j)
         cJSON_AddNullToObject(args, "path");
     if (j->spec.code && !*j->upload)
         add_code(args, j);
+    if (j->spec.content) {
+        char text[20];
+        snprintf(text, sizeof text, "%016llx", (unsigned long long)j->spec.content);
+        cJSON_AddStringToObject(args, "content", text);
+    }
     cJSON_AddStringToObject(args, "label", j->spec.code ? j->spec.code_name : "");
     cJSON_AddBoolToObject(args, "keep", j->spec.keep_outputs && j->spec.path);
     cJSON_AddNumberToObject(args, "timeout", (double)j->spec.timeout_ms / 1000);
@@ -460,8 +465,18 @@ void job_end_unexplained(struct job *j, const char *message)
             message);
 }
 
+void job_end_replaced(struct job *j)
+{
+    j->result.replaced = true;
+    job_end(j, JOB_CANCELED, 130, "Canceled: the script was replaced before it was run");
+}
+
 void job_end_missing(struct job *j)
 {
+    if (j->spec.content) {
+        job_end_replaced(j);
+        return;
+    }
     _cleanup_buf_ struct buf line = {0};
     const char *path = j->spec.path ? j->spec.path : "";
     text_printable(&line, path, strlen(path), 300);

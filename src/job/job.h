@@ -13,9 +13,25 @@ struct job;
 
 enum { JOB_NAME_SIZE = 27 }; /* acafs-job-, 16 hex digits, NUL */
 
+/* A script's content as one number, never 0: the first 64 bits of its SHA-256; the last of them
+ * tells whether it is exact. What is not exact can be told apart, but not looked for. */
+static inline uint64_t script_content(const unsigned char *hash, bool exact)
+{
+    uint64_t bits = 0;
+    for (int i = 0; i < 8; i++)
+        bits = bits << 8 | hash[i];
+    return exact ? bits | 1 : (bits & ~(uint64_t)1) | 2;
+}
+
+static inline bool script_is_exact(uint64_t content)
+{
+    return content & 1;
+}
+
 struct job_spec {
-    const char *path;        /* the script in the session, or NULL with code */
-    const char *code;        /* code to run as it is ("-c", standard input) */
+    const char *path; /* the script in the session, or NULL with code */
+    uint64_t content; /* script_content() of what the script has to be, else it is not run; or 0 */
+    const char *code; /* code to run as it is ("-c", standard input) */
     const char *code_name;   /* its sys.argv[0]: "-" for standard input; NULL: "-c" */
     const char *const *args; /* sys.argv[1:], NULL-terminated; may be NULL */
     bool in_kernel;          /* the session's kernel: variables stay */
@@ -50,6 +66,7 @@ struct job_result {
     struct job_image *images;
     size_t image_count;
     int64_t milliseconds;
+    bool replaced;              /* not run, for it was another script than the spec's, or none */
     bool untraced;              /* resumed, and nothing in the session tells of the run */
     struct session_error error; /* why the run could not be started or followed */
 };

@@ -181,6 +181,7 @@ bool kernel_watched(struct job *j, struct watch_answer *a)
         }
         return false;
     case WATCH_MISSING:
+    case WATCH_REPLACED:
     case WATCH_NO_PROCESS:
         return false;
     }

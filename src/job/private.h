@@ -123,6 +123,7 @@ void job_heard(struct job *);
 /* An end that nobody told of: as it was wanted if it was, else lost. */
 void job_end_unexplained(struct job *, const char *message);
 void job_end_missing(struct job *);
+void job_end_replaced(struct job *);
 /* The last line of what an execution wrote, printable, malloc'd; NULL when there is none. */
 char *job_last_line(const char *text);
 

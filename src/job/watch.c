@@ -121,7 +121,7 @@ static void later(struct job *j)
 /* From now on the run may be under way: it must not be started once more. */
 static void tell_begun(struct job *j, const struct watch_answer *a)
 {
-    bool known = a->state != WATCH_GONE && a->state != WATCH_MISSING;
+    bool known = a->state != WATCH_GONE && a->state != WATCH_MISSING && a->state != WATCH_REPLACED;
     if (j->begun || !known || a->state == WATCH_OVER) /* of which `done` tells */
         return;
     j->begun = true;
@@ -156,6 +156,9 @@ static void act(struct job *j, struct watch_answer *a)
         return;
     case WATCH_MISSING:
         job_end_missing(j);
+        return;
+    case WATCH_REPLACED:
+        job_end_replaced(j);
         return;
     case WATCH_NO_PROCESS:
         log_warning("no process can be started in the session (%s): using its kernel",

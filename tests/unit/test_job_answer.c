@@ -87,8 +87,10 @@ static void states_without_more(void **state)
     static const struct {
         const char *word;
         enum watch_state state;
-    } words[] = {
-        {"gone", WATCH_GONE}, {"missing", WATCH_MISSING}, {"no process", WATCH_NO_PROCESS}};
+    } words[] = {{"gone", WATCH_GONE},
+                 {"missing", WATCH_MISSING},
+                 {"replaced", WATCH_REPLACED},
+                 {"no process", WATCH_NO_PROCESS}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         struct watch_answer a;
         char text[64];
