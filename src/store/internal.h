@@ -22,13 +22,14 @@ struct shelf;
 struct listing_state {
     struct session_call *call;
     struct waitq waiting;
+    struct waitq content; /* with the one before, if this takes long */
     int64_t asked_ms;     /* of the one under way */
     uint64_t asked_clock; /* inode_table.clock then */
     int64_t listed_ms;    /* when the last one that was answered was asked; 0: none */
     size_t count;         /* entries of that */
     struct store *store;
     struct loop_timer patience;
-    bool slow; /* the one under way takes long: who has an older one is not kept waiting */
+    bool slow; /* the one under way takes long */
 };
 
 /* A directory's own listing, where the whole tree is not listed at once. */

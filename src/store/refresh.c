@@ -344,7 +344,7 @@ static void patience_over(void *arg)
     if (state == &s->tree && state->listed_ms && !s->away)
         log_warning("the pool has not answered for %lld s: showing what was known before",
                     (long long)(clock_ms() - state->asked_ms) / 1000);
-    waitq_wake(&s->wakeup, &state->waiting, 0);
+    waitq_wake(&s->wakeup, &state->content, 0);
 }
 
 static void stop_patience(struct listing_state *state)
@@ -373,6 +373,7 @@ static void end_listing(struct store *s, struct listing_state *state, int err)
     }
     store_note_reach(s, err);
     waitq_wake(&s->wakeup, &state->waiting, err);
+    waitq_wake(&s->wakeup, &state->content, err);
 }
 
 static void begin_listing(struct store *s, struct listing_state *state)
@@ -607,9 +608,10 @@ static int fresh(struct store *s, struct waiter *w, struct inode *dir, bool exac
         return err;
     if (state->slow && s->away)
         return s->tree.listed_ms ? 0 : s->away;
-    if (!exact && !hidden_due && (will_do(s, news) || (news && state->slow)))
+    bool content = !exact && !hidden_due && news;
+    if (content && (will_do(s, news) || state->slow))
         return 0;
-    waitq_park(&state->waiting, w);
+    waitq_park(content || s->away ? &state->content : &state->waiting, w);
     return STORE_WAIT;
 }
 
@@ -752,6 +754,7 @@ void store_dir_free(struct dir *d)
     }
     stop_patience(&d->listing);
     waitq_wake(&d->store->wakeup, &d->listing.waiting, -ENOENT);
+    waitq_wake(&d->store->wakeup, &d->listing.content, -ENOENT);
     free(d);
 }
 
