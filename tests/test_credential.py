@@ -727,6 +727,15 @@ def test_imds_gives_up_after_five_more(bench):
     assert len(fake.requests) == 1 + 6 and driver.errno == "EIO"
 
 
+@pytest.mark.parametrize("kind, errno", [("managed-identity", "EHOSTUNREACH"), (None, "EACCES")])
+def test_imds_that_is_not_there(bench, kind, errno):
+    """Of a machine that is said to have an identity that is a passing trouble; of another it means that there is none."""
+    how = {"kind": kind} if kind else {}
+    driver = bench.driver({"AZURE_POD_IDENTITY_AUTHORITY_HOST": "http://127.0.0.1:1"}, imds_backoff_ms=2, **how)
+    driver.fails()
+    assert driver.errno == errno
+
+
 def test_imds_starts_at_800_ms(bench):
     fake = bench.fake(answer(400), answer(404, {"error": "x"}), token("T1"))
     start = time.monotonic()

@@ -54,7 +54,7 @@ struct daemon {
     struct gauge gauge;      /* DRAINING, on a terminal */
     bool told_to_end;        /* by a signal */
     struct service *service; /* who started us wants to know; or NULL */
-    int code;                /* ENDING: the exit code */
+    int code;                /* ENDING, or CONNECTING failed: the exit code, where that is known */
     struct fuse_buf request; /* where the kernel's requests are read to */
 };
 
@@ -104,11 +104,33 @@ static int new_client(struct volume *v)
     return err;
 }
 
+/* Why no cache could be opened: a wrong setting, unless it may mend itself. */
+static int cache_exit_code(int err)
+{
+    switch (err) {
+    case -EACCES:
+    case -EPERM:
+    case -ENOENT:
+    case -ENOTDIR:
+    case -ELOOP:
+    case -ENAMETOOLONG:
+    case -EROFS:
+    case -EINVAL:
+        return EXIT_CONFIG;
+    case -EBUSY:
+        return EXIT_IN_USE;
+    default:
+        return EXIT_OTHER;
+    }
+}
+
 static int new_mount(struct daemon *d)
 {
     struct session *session = d->volume.client.session;
     d->volume.client.session = NULL;
-    return mount_new(&d->volume, d->volume.config, 0, session, 0, &d->mount);
+    int err = mount_new(&d->volume, d->volume.config, 0, session, 0, &d->mount);
+    d->code = err ? cache_exit_code(err) : 0;
+    return err;
 }
 
 /* --- the kernel's side */
@@ -607,7 +629,7 @@ static int run(const struct daemon_options *options, int ready_fd)
     prepare_process();
     set_log_level(&d, false);
     int err = set_up(&d);
-    int code = err ? exit_code(err) : loop_run(d.volume.loop);
+    int code = !err ? loop_run(d.volume.loop) : d.code ? d.code : exit_code(err);
     tear_down(&d);
     ready(&d, code);
     return code;

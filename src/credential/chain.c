@@ -119,7 +119,7 @@ static void link_done(void *arg, struct outcome *o)
     }
     p->state = o->verdict == TOKEN_FAILED ? CREDENTIAL_FAILED : CREDENTIAL_SKIPPED;
     p->why = strdup(o->why ? o->why : strerror(-o->err));
-    if (o->verdict == TOKEN_FAILED)
+    if (o->verdict == TOKEN_FAILED || c->settings->alone) /* it may be there another time */
         c->err = o->err ? o->err : -EACCES;
     bool pass_on = c->kept < 0 && (o->verdict == TOKEN_UNAVAILABLE || order[c->at]->developer);
     c->at = pass_on ? c->at + 1 : LINKS;

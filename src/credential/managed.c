@@ -253,7 +253,7 @@ static void no_answer(struct attempt *a, const struct http_result *r)
     if (a->service == &imds) {
         buf_addf(&why, "no managed identity service at %s: %s", a->endpoint,
                  r->err == -ETIMEDOUT && a->state == PROBING ? "no answer within 1 s" : r->why);
-        end(a, TOKEN_UNAVAILABLE, -EACCES, why.data);
+        end(a, TOKEN_UNAVAILABLE, r->err, why.data);
         return;
     }
     buf_addf(&why, "no answer from %s at %s: %s", a->service->name, a->endpoint, r->why);
