@@ -20,7 +20,8 @@ def refused(tmp_path, tcp_pool, session):
     def run(source, *arguments, cache=tmp_path / "cache", **env):
         point = tmp_path / "point"
         point.mkdir(exist_ok=True)
-        done = process.run([process.ACAFS, f"{source}#{session}", point, "-f", "-o",
+        source = source if "--all" in arguments else f"{source}#{session}"
+        done = process.run([process.ACAFS, source, point, "-f", "-o",
                             f"cache-dir={cache},timeout-connect=2,timeout-read=2,max-retries=0", *arguments], check=False,
                            env=process.environment(HOME=tmp_path, ACAFS_CONFIG=os.devnull, ACAFS_TOKEN=tcp_pool.token, **env))
         assert not mounted(point) and len(done.stderr.splitlines()) == 1, done.stderr
@@ -41,10 +42,11 @@ def test_a_pool_that_is_away(refused, proxy, trouble):
     assert refused(proxy.url)[0] == 69
 
 
+@pytest.mark.parametrize("what", [[], ["--all"]], ids=["one", "all"])
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", "x" * 300])
-def test_a_cache_directory_that_can_not_be(refused, tcp_pool, tmp_path, place):
+def test_a_cache_directory_that_can_not_be(refused, tcp_pool, tmp_path, place, what):
     (tmp_path / "file").write_text("not a directory")
-    code, said = refused(tcp_pool.url, cache=tmp_path / place)
+    code, said = refused(tcp_pool.url, *what, cache=tmp_path / place)
     assert code == 78 and "cache directory" in said
 
 

@@ -558,6 +558,13 @@ static int set_up_session(struct daemon *d)
 static int set_up_pool(struct daemon *d)
 {
     struct volume *v = &d->volume;
+    _cleanup_free_ char *why = NULL;
+    int err = store_pool_prepare(v->config->cache_dir, session_endpoint(v->client.session), &why);
+    if (err) {
+        log_error("%s", why ? why : strerror(-err));
+        d->code = cache_exit_code(err);
+        return err;
+    }
     if (!(v->room = store_room_new(v->config->cache_size)) || !(v->pool = pool_new(v)))
         return -ENOMEM;
     waiter_init(&d->waiter, first_sessions);

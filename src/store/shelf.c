@@ -108,6 +108,15 @@ char *store_pool_directory(const char *cache_dir, const char *endpoint)
     return buf_take(&path);
 }
 
+int store_pool_prepare(const char *cache_dir, const char *endpoint, char **why)
+{
+    _cleanup_free_ char *path = store_pool_directory(cache_dir, endpoint);
+    int err = path ? make_directories(path) : -ENOMEM;
+    if (!err && access(path, R_OK | W_OK | X_OK))
+        err = -errno;
+    return err ? explain(why, cache_dir, err) : 0;
+}
+
 int shelf_open(const struct store_options *o, const char *endpoint, const char *identifier,
                struct shelf **out, char **path, char **why)
 {

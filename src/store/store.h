@@ -82,6 +82,8 @@ bool store_is_idle(const struct store *);
 void store_evict(struct store *);
 /* Where the directories of a pool's sessions are; malloc'd. */
 char *store_pool_directory(const char *cache_dir, const char *endpoint);
+/* Makes that: 0, or -errno with *why (malloc'd, one line) where no session could be kept. */
+int store_pool_prepare(const char *cache_dir, const char *endpoint, char **why);
 /* Where the session's content and journal are. */
 const char *store_directory(const struct store *);
 struct inode_table *store_inodes(struct store *);
