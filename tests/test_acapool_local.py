@@ -93,6 +93,16 @@ def test_a_pool_started_by_hand_is_found(tmp_path):
         assert owner(server.path) == server.process.pid
 
 
+def test_directories_above_the_socket_are_made(tmp_path):
+    """Each for its owner alone; those that are there stay as they are."""
+    (tmp_path / "there").mkdir(mode=0o755)
+    socket_path = tmp_path / "there/a/b/pool.sock"
+    with Server(tmp_path, "--socket", socket_path) as server:
+        assert owner(socket_path) == server.process.pid
+    modes = [stat.S_IMODE(os.stat(tmp_path / part).st_mode) for part in ("there", "there/a", "there/a/b")]
+    assert modes == [0o755, 0o700, 0o700]
+
+
 def test_a_program_that_is_not_there(path):
     error, said = ensure(path, "/nonexistent/acapool")
     assert error == "ENOENT" and "is acapool installed?" in said
@@ -118,7 +128,7 @@ def test_directories_of_others_are_refused(tmp_path):
     assert ensure(tmp_path / "link/pool.sock")[0] == "EACCES"
     (tmp_path / "file").touch()
     assert ensure(tmp_path / "file/pool.sock")[0] == "EACCES"
-    assert ensure(tmp_path / "no/where/pool.sock")[0] == "ENOENT"
+    assert ensure("/proc/no/where/pool.sock")[0] == "ENOENT"
     if os.geteuid() == 0:
         os.chown(closed, 65534, 65534)
         error, said = ensure(closed / "pool.sock")

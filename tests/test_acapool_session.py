@@ -302,6 +302,12 @@ def test_bad_usage(arguments):
     assert any(part.lstrip("-") in line for part in arguments if part)
 
 
+@pytest.mark.parametrize("where", ["0.0.0.0:8080", "[::1]:80", "127.0.0.1", ":80"])
+def test_only_loopback_is_listened_on(where):
+    code, line = refuses("--listen", where)
+    assert code == 64 and f"--listen {where}: want 127.0.0.1:PORT: nothing but loopback" in line
+
+
 def test_places_that_can_not_be_served(tmp_path, server, tcp):
     assert refuses("--socket", server.path)[1].endswith("another pool serves this socket: Address already in use")
     assert "in use" in refuses("--listen", tcp.url.removeprefix("http://"))[1]

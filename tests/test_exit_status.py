@@ -62,6 +62,31 @@ def test_a_session_that_is_in_use(refused, mounts, tcp_pool, session, tmp_path):
     assert refused(tcp_pool.url)[0] == 75
 
 
+@pytest.mark.parametrize("options", ["session=another-one", "endpoint=http://127.0.0.1:1", "session="])
+def test_source_and_options_that_contradict_each_other(refused, proxy, options):
+    """Which of both was meant nobody knows; identifiers are not told."""
+    code, said = refused(proxy.url, "-o", options)
+    assert code == 64 and "SOURCE names another" in said and "another-one" not in said
+    assert not proxy.requests
+
+
+def test_source_and_options_that_agree(mounts, session):
+    assert mounts(session=session, options=[f"session={session}", "endpoint=local"]).status()["session"] == session
+
+
+@pytest.mark.parametrize("arguments", [["-f", "sync", "."], ["-f", "status"], ["-o", "ro", "list"], ["-d", "status", "."]])
+def test_a_command_behind_an_option(tmp_path, arguments):
+    done = process.run([process.ACAFS, *arguments], check=False, cwd=tmp_path, env=process.environment())
+    assert done.returncode == 64 and "a command goes first" in done.stderr
+
+
+def test_a_mount_point_that_is_named_like_a_command(tmp_path):
+    (tmp_path / "list").write_text("")
+    done = process.run([process.ACAFS, "-f", "list"], check=False, cwd=tmp_path,
+                       env=process.environment(ACAFS_CONFIG=os.devnull, HOME=tmp_path))
+    assert done.returncode == 66 and "not a directory" in done.stderr
+
+
 def test_the_unit_is_not_started_again_for_nothing():
     unit = next(process.BUILD.glob("systemd/acafs@.service")).read_text()
     assert re.search(r"^Restart=on-failure$", unit, re.M)

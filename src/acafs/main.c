@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <curl/curl.h>
 
@@ -45,6 +46,18 @@ static const struct {
     {"status", overview_status}, {"list", overview_list},      {"sync", tool_sync},
     {"config", tool_config},     {"login-check", login_check},
 };
+
+typedef int subcommand_fn(int argc, char **argv);
+
+/* NULL when there is none of that name. */
+static subcommand_fn *find_subcommand(const char *name)
+{
+    for (size_t i = 0; i < sizeof subcommands / sizeof *subcommands; i++) {
+        if (strcmp(name, subcommands[i].name) == 0)
+            return subcommands[i].run;
+    }
+    return NULL;
+}
 
 struct arguments {
     char *source, *mountpoint;
@@ -106,6 +119,9 @@ static int parse(int argc, char **argv, struct arguments *a)
     int left = argc - optind;
     if (left < 1)
         return usage_error("no MOUNTPOINT", "");
+    if (!a->helper && find_subcommand(argv[optind]) &&
+        (left > 1 || access(argv[optind], F_OK) != 0))
+        return usage_error("a command goes first, before any option: acafs ", argv[optind]);
     if (left > 2)
         return usage_error("more than SOURCE and MOUNTPOINT: ", argv[optind + 2]);
     a->source = left == 2 ? argv[optind] : NULL;
@@ -239,10 +255,9 @@ int main(int argc, char **argv)
         log_error("ACAFS_FAULT: no such step: %s", getenv("ACAFS_FAULT"));
         return EXIT_USAGE;
     }
-    for (size_t i = 0; argc > 1 && i < sizeof subcommands / sizeof *subcommands; i++) {
-        if (strcmp(argv[1], subcommands[i].name) == 0)
-            return subcommands[i].run(argc - 1, argv + 1);
-    }
+    subcommand_fn *run = argc > 1 ? find_subcommand(argv[1]) : NULL;
+    if (run)
+        return run(argc - 1, argv + 1);
     struct arguments a = {.helper = helper_is(argv[0])};
     int code = parse(argc, argv, &a);
     if (code >= 0 || a.fake)

@@ -218,10 +218,15 @@ bool options_parse(int argc, char **argv, struct options *out, int *status)
             log_error(option == ':' ? "%s needs a value" : "unknown option %s", argv[optind - 1]);
             return false;
         }
-        if (!take(out, option, optarg)) {
+        if (take(out, option, optarg))
+            continue;
+        if (option == OPT_LISTEN)
+            log_error("--listen %s: want 127.0.0.1:PORT: nothing but loopback, for what goes over "
+                      "it is not encrypted",
+                      optarg);
+        else
             log_error("--%s %s: not a value it can have (see --help)", name_of(option), optarg);
-            return false;
-        }
+        return false;
     }
     if (optind < argc) {
         log_error("unexpected argument %s", argv[optind]);

@@ -294,17 +294,27 @@ char *config_file_option(const char *options)
     return NULL;
 }
 
+/* The value that SOURCE has for an option, which -o may have said, too. */
+static int set_from_source(struct config *c, const char *name, const char *value, char **why)
+{
+    const struct option_about *o = option_by_name(name);
+    _cleanup_buf_ struct buf said = {0};
+    if (config_on_command_line(c, name) && !option_format(c, o, &said) &&
+        strcmp(said.data ? said.data : "", value) != 0)
+        return config_problem(why, -EINVAL, "SOURCE names another %s than -o %s=: say it once",
+                              o->section, name);
+    return config_set(c, o, value, LEVEL_COMMAND_LINE, "command line", why);
+}
+
 int config_source(struct config *c, const char *source, char **why)
 {
     const char *hash = strchrnul(source, '#');
     _cleanup_free_ char *pool = strndup(source, (size_t)(hash - source));
     int err = pool ? 0 : -ENOMEM;
     if (!err && *pool)
-        err = config_set(c, option_by_name("endpoint"), pool, LEVEL_COMMAND_LINE, "command line",
-                         why);
+        err = set_from_source(c, "endpoint", pool, why);
     if (!err && *hash && hash[1])
-        err = config_set(c, option_by_name("session"), hash + 1, LEVEL_COMMAND_LINE, "command line",
-                         why);
+        err = set_from_source(c, "session", hash + 1, why);
     return err;
 }
 

@@ -64,7 +64,8 @@ int config_load(struct config *, const char *file, char **why);
 int config_mount_options(struct config *, const char *options, char **why);
 /* The value of `config=FILE` in an "-o" argument, before anything is loaded; malloc'd or NULL. */
 char *config_file_option(const char *options);
-/* SOURCE: POOL[#SESSION]; either part may be empty. */
+/* SOURCE: POOL[#SESSION]; either part may be empty. After the mount options: -EINVAL where these
+ * said something else. */
 int config_source(struct config *, const char *source, char **why);
 /* What depends on the rest: [session NAME], and defaults made from the environment. */
 int config_finish(struct config *, char **why);

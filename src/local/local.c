@@ -65,14 +65,30 @@ char *local_pool_socket(void)
     return err ? NULL : buf_take(&path);
 }
 
+/* mkdir -p, each for its owner alone. */
+static int make_directories(char *path)
+{
+    for (char *p = path + 1;; p++) {
+        char end = *p;
+        if (end && end != '/')
+            continue;
+        *p = '\0';
+        int err = mkdir(path, 0700) && errno != EEXIST ? -errno : 0;
+        *p = end;
+        if (err || !end)
+            return err;
+    }
+}
+
 int local_pool_directory(const char *socket, char **why)
 {
     _cleanup_free_ char *copy = strdup(socket);
     if (!copy)
         return -ENOMEM;
-    const char *path = dirname(copy);
-    if (mkdir(path, 0700) && errno != EEXIST)
-        return explain(why, -errno, "%s: %s", path, strerror(errno));
+    char *path = dirname(copy);
+    int err = make_directories(path);
+    if (err)
+        return explain(why, err, "%s: %s", path, strerror(-err));
     struct stat st;
     if (lstat(path, &st))
         return explain(why, -errno, "%s: %s", path, strerror(errno));
