@@ -103,6 +103,7 @@ CONFIG = """
 umask = 027
 [session {name}-ro]
 ro = yes
+symlinks = follow
 umask = 077
 uid = 1234
 attr-timeout = 0
@@ -147,6 +148,13 @@ def test_one_session_read_only(settings, tcp_pool, name):
         refused(errno.EROFS, *action)
     assert tcp_pool.names(top.name) == {"a.txt"}
     (settings / f"{name}-other/a.txt").write_text("may be written")
+
+
+def test_symlinks_of_one_session(settings, tcp_pool, name):
+    for kind in ("ro", "other"):
+        tcp_pool.run(f"{name}-{kind}", "import os; os.symlink('../elsewhere', '/mnt/data/link')")
+    assert os.readlink(settings / f"{name}-ro/link") == "../elsewhere"
+    refused(errno.EPERM, os.readlink, settings / f"{name}-other/link")
 
 
 def test_one_session_with_autorun(settings, name):

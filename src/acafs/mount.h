@@ -54,6 +54,7 @@ struct mount {
     struct dir_handle *directories;  /* open */
     struct passthrough *passthrough; /* files that the kernel reads by itself */
     bool recovered;                  /* what the mount before left undone is known */
+    bool told_of_symlinks;           /* that one leads out */
     struct waiter recovery;
     int64_t used_ms, pruned_ms; /* of a pool's: last used; last asked of the kernel to let go */
     struct waiter drain;

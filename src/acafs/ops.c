@@ -14,6 +14,7 @@
 
 #include "acafs/autorun.h"
 #include "acafs/control.h"
+#include "acafs/link_target.h"
 #include "acafs/passthrough.h"
 #include "acafs/request.h"
 #include "util/log.h"
@@ -264,19 +265,37 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
     request_run(r);
 }
 
+static void reply_contained(fuse_req_t req, struct mount *m, const struct inode *inode)
+{
+    _cleanup_buf_ struct buf target = {0};
+    int err = link_target(inode, &target);
+    if (err == -EPERM && !m->told_of_symlinks) {
+        m->told_of_symlinks = true;
+        log_warning("%s: a symlink that leads out of the session: it, and others like it, can't be "
+                    "read (symlinks=follow shows them)",
+                    inode->name);
+    }
+    if (err)
+        fuse_reply_err(req, -err);
+    else
+        fuse_reply_readlink(req, target.data);
+}
+
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
     if (is_controls(ino)) {
         control_readlink(mount_of(req, ino)->control, req, mount_id(ino));
         return;
     }
-    struct inode *inode = inode_of(req, ino);
+    const struct inode *inode = inode_of(req, ino);
     if (!inode)
         return;
-    if (S_ISLNK(inode->mode))
+    if (!S_ISLNK(inode->mode))
+        fuse_reply_err(req, EINVAL);
+    else if (strcmp(mount_of(req, ino)->config->symlinks, "follow") == 0)
         fuse_reply_readlink(req, inode->target ? inode->target : "");
     else
-        fuse_reply_err(req, EINVAL);
+        reply_contained(req, mount_of(req, ino), inode);
 }
 
 /* --- directories: an open one is a snapshot, so that names come once each */

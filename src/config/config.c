@@ -81,7 +81,7 @@ int config_set(struct config *c, const struct option_about *o, const char *value
 void config_free(struct config *c)
 {
     for (const struct option_about *o = option_table; o->name; o++) {
-        if (o->type == OPTION_TEXT || o->type == OPTION_LEVEL)
+        if (option_is_text(o->type))
             free(*(char **)((char *)c + o->at));
     }
     struct config_override *one, *next;

@@ -35,6 +35,7 @@ struct config {
     uid_t uid;  /* (uid_t)-1: the mounting user */
     gid_t gid;  /* (gid_t)-1: that user's group */
     mode_t umask;
+    char *symlinks; /* contain, follow */
     /* [jobs] */
     char *autorun; /* GLOB or NULL */
     /* [log] */

@@ -79,6 +79,8 @@ const struct option_about option_table[] = {
      "group of the files; the mounting user's", ANY},
     {"umask", "mount", "umask", "ACAFS_UMASK", OPTION_MODE, AT(umask), "022", "OCTAL",
      "permissions that files lack", 0, 0777},
+    {"symlinks", "mount", "symlinks", "ACAFS_SYMLINKS", OPTION_LINKS, AT(symlinks), "contain",
+     "WORD", "contain or follow: may they lead out of the session", ANY},
     {"autorun", "jobs", "autorun", "ACAFS_AUTORUN", OPTION_TEXT, AT(autorun), NULL, "GLOB",
      "run matching scripts when they are written", ANY},
     {"log-level", "log", "level", "ACAFS_LOG_LEVEL", OPTION_LEVEL, AT(log_level), "info", "LEVEL",
@@ -127,6 +129,11 @@ bool option_section_exists(const char *section)
             return true;
     }
     return false;
+}
+
+bool option_is_text(enum option_type type)
+{
+    return type == OPTION_TEXT || type == OPTION_LEVEL || type == OPTION_LINKS;
 }
 
 /* --- values */
@@ -251,6 +258,8 @@ int option_parse(struct config *c, const struct option_about *o, const char *tex
     switch (o->type) {
     case OPTION_LEVEL:
         return log_level_parse(text, &level) ? -EINVAL : set_text(at, text);
+    case OPTION_LINKS:
+        return strcmp(text, "contain") && strcmp(text, "follow") ? -EINVAL : set_text(at, text);
     case OPTION_TEXT:
         return strpbrk(text, "\r\n") ? -EINVAL : set_text(at, text);
     case OPTION_BOOL:
@@ -286,6 +295,8 @@ int option_want(const struct option_about *o, struct buf *out)
         return buf_adds(out, "one line of text");
     case OPTION_LEVEL:
         return buf_adds(out, "error, warning, info or debug");
+    case OPTION_LINKS:
+        return buf_adds(out, "contain or follow");
     case OPTION_BOOL:
         return buf_adds(out, "yes or no");
     case OPTION_SIZE:
@@ -312,6 +323,7 @@ int option_format(const struct config *c, const struct option_about *o, struct b
     switch (o->type) {
     case OPTION_TEXT:
     case OPTION_LEVEL:
+    case OPTION_LINKS:
         text = *(char *const *)at;
         return text ? buf_adds(out, text) : 0;
     case OPTION_BOOL:

@@ -17,6 +17,7 @@ enum option_type {
     OPTION_GROUP,
     OPTION_MODE,  /* octal */
     OPTION_LEVEL, /* error, warning, info, debug */
+    OPTION_LINKS, /* contain, follow */
 };
 
 struct option_about {
@@ -38,6 +39,8 @@ enum { OPTION_LIMIT = 64 };
 const struct option_about *option_by_name(const char *name);
 const struct option_about *option_by_key(const char *section, const char *key);
 bool option_section_exists(const char *section);
+/* Whether the struct holds it as text of its own. */
+bool option_is_text(enum option_type);
 
 /* Takes a value: 0, -ENOMEM, or -EINVAL. An empty text is "not set" for text. */
 int option_parse(struct config *, const struct option_about *, const char *text);

@@ -10,8 +10,8 @@
 /* What one session of a pool that is mounted whole may have of its own. The rest is about the
  * mount, the connections or the credential, of which there is one for all. */
 static const char *const of_one[] = {
-    "api-version", "restore", "keepalive", "cache-size", "attr-timeout", "sync", "ro",
-    "force",       "uid",     "gid",       "umask",      "autorun",      NULL};
+    "api-version", "restore", "keepalive", "cache-size", "attr-timeout", "sync",    "ro",
+    "force",       "uid",     "gid",       "umask",      "symlinks",     "autorun", NULL};
 
 static bool is_of_one(const struct option_about *o)
 {
@@ -43,8 +43,7 @@ static int copy(const struct config *from, struct config *to)
         memcpy(to->origins->level, from->origins->level, sizeof to->origins->level);
     for (const struct option_about *o = option_table; o->name; o++) {
         char **text = (char **)((char *)to + o->at);
-        if ((o->type == OPTION_TEXT || o->type == OPTION_LEVEL) && *text &&
-            !(*text = strdup(*text)))
+        if (option_is_text(o->type) && *text && !(*text = strdup(*text)))
             err = -ENOMEM;
     }
     return to->origins ? err : -ENOMEM;

@@ -171,6 +171,7 @@ static int put_made(struct change *c)
         store_note(s, inode);
     } else if (!inode->target) {
         inode->target = c->target;
+        inode->own_target = true;
         inode->size = (int64_t)strlen(c->target);
         c->target = NULL;
     }

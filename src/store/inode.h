@@ -48,11 +48,12 @@ struct inode {
     mode_t mode;         /* with the type */
     uid_t uid;
     gid_t gid;
-    bool on_server : 1; /* the server has something under this name */
-    bool missed : 1;    /* directories: the kernel may know that some name is not there */
-    bool own_mode : 1;  /* mode was set here: listings do not change it */
-    bool own_owner : 1; /* uid or gid were set here */
-    bool recorded : 1;  /* the journal tells of it */
+    bool on_server : 1;  /* the server has something under this name */
+    bool missed : 1;     /* directories: the kernel may know that some name is not there */
+    bool own_mode : 1;   /* mode was set here: listings do not change it */
+    bool own_owner : 1;  /* uid or gid were set here */
+    bool recorded : 1;   /* the journal tells of it */
+    bool own_target : 1; /* symlinks: the target was set here */
 };
 
 struct inode_table {

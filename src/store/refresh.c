@@ -209,6 +209,7 @@ static void set_target(struct inode *inode, const char *target)
         return;
     free(inode->target);
     inode->target = copy;
+    inode->own_target = false;
     inode->size = (int64_t)strlen(copy);
 }
 
