@@ -60,6 +60,7 @@ def test_options_in_a_list():
 def test_values():
     assert complete("acafs local /mnt -o log-level=") == ["error", "warning", "info", "debug"]
     assert complete("acafs local /mnt -o ro,log-level=d") == ["debug"]
+    assert complete("acafs local /mnt -o log-format=") == ["text", "json"]
     assert complete("acafs local /mnt -o symlinks=c") == ["contain"]
     assert complete("acafs local /mnt -o credential=azure") == ["azure-cli"]
     assert complete("acafs local /mnt -o sync=") == ["yes", "no"]

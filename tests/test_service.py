@@ -2,6 +2,7 @@
 sd_notify(3) would say, and sockets handed over as systemd.socket(5) does it."""
 
 import fcntl
+import json
 import os
 import re
 import socket
@@ -138,6 +139,48 @@ def test_the_journal_gets_levels(mounts, tmp_path):
     log.touch()
     at = log.stat()
     mount = mounts(env={"JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino}"})
+    assert mount.unmount("SIGTERM") == 0
+    assert re.search(r"^<6>mounted on", mount.said(), re.M), mount.said()
+
+
+def test_a_message_as_json(mounts, proxy):
+    """Each line of stderr is a document, whatever is in it, and no secret ever."""
+    mount = mounts(proxy=proxy, options=["log-format=json", "log-level=debug", "max-retries=0"])
+    name = 'a "quoted\\" \u00fc'
+    (mount / name).write_text("x")
+    mount.sync()
+    proxy.down()
+    (mount / name).write_text("y")
+    wait_for(lambda: "not on the server yet" in mount.said(), 20)
+    proxy.up()
+    mount.sync()
+    assert mount.unmount("SIGTERM") == 0
+    lines = [json.loads(line) for line in mount.said().splitlines()]
+    for line in lines:
+        assert list(line) == ["time", "level", "program", "mount", "message"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        assert line["level"] in ("error", "warning", "info", "debug")
+        assert (line["program"], line["mount"]) == ("acafs", str(mount.path))
+    assert {"level": "info", "message": f"mounted on {mount.path}"}.items() <= lines[
+        [line["message"] for line in lines].index(f"mounted on {mount.path}")].items()
+    assert any(name in line["message"] and line["level"] != "info" for line in lines)
+    assert mount.pool.token not in mount.said() and mount.session not in mount.said()
+
+
+def test_json_of_a_start_that_fails(tmp_path, proxy, tcp_pool):
+    proxy.down()
+    (tmp_path / "point").mkdir()
+    done = process.run([process.ACAFS, proxy.url, tmp_path / "point", "-f", "-o", "log-format=json,max-retries=0"], check=False,
+                       env=process.environment(HOME=tmp_path, ACAFS_CONFIG=os.devnull, ACAFS_TOKEN=tcp_pool.token))
+    document = json.loads(done.stderr)
+    assert done.returncode == 69 and document["level"] == "error" and "cannot connect" in document["message"]
+
+
+def test_the_journal_goes_before_json(mounts, tmp_path):
+    log = tmp_path / "acafs0.log"
+    log.touch()
+    at = log.stat()
+    mount = mounts(env={"JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino}"}, options=["log-format=json"])
     assert mount.unmount("SIGTERM") == 0
     assert re.search(r"^<6>mounted on", mount.said(), re.M), mount.said()
 

@@ -541,8 +541,6 @@ static int set_up_service(struct daemon *d)
 {
     if (!d->options->foreground)
         return 0;
-    if (service_has_journal())
-        log_set_sink(LOG_SINK_JOURNAL);
     return service_new(d->volume.loop, describe, d, &d->service);
 }
 
@@ -642,9 +640,22 @@ static int run(const struct daemon_options *options, int ready_fd)
     return code;
 }
 
+/* Until it detaches a daemon in the background talks to whoever starts it. */
+static void choose_sink(const struct daemon_options *o)
+{
+    log_set_mount(o->mountpoint);
+    if (!o->foreground)
+        return;
+    if (service_has_journal())
+        log_set_sink(LOG_SINK_JOURNAL);
+    else if (strcmp(o->config->log_format, "json") == 0)
+        log_set_sink(LOG_SINK_JSON);
+}
+
 int daemon_run(const struct daemon_options *options)
 {
     const struct config *c = options->config;
+    choose_sink(options);
     _cleanup_free_ char *why = NULL;
     int err = client_ensure_local(c, &why);
     if (err) {

@@ -40,6 +40,7 @@ struct config {
     char *autorun; /* GLOB or NULL */
     /* [log] */
     char *log_level;
+    char *log_format; /* text, json */
     /* [local] */
     char *local_socket; /* acapool's socket; default $XDG_RUNTIME_DIR/acafs/pool.sock */
     char *local_pool;   /* path of the acapool program, or NULL: beside this one, else in PATH */

@@ -85,6 +85,8 @@ const struct option_about option_table[] = {
      "run matching scripts when they are written", ANY},
     {"log-level", "log", "level", "ACAFS_LOG_LEVEL", OPTION_LEVEL, AT(log_level), "info", "LEVEL",
      "error, warning, info or debug", ANY},
+    {"log-format", "log", "format", "ACAFS_LOG_FORMAT", OPTION_FORMAT, AT(log_format), "text",
+     "WORD", "text or json, of messages on stderr", ANY},
     {"local-socket", "local", "socket", "ACAFS_LOCAL_SOCKET", OPTION_TEXT, AT(local_socket), NULL,
      "FILE", "where acapool listens", ANY},
     {"local-program", "local", "program", "ACAFS_LOCAL_PROGRAM", OPTION_TEXT, AT(local_pool), NULL,
@@ -133,7 +135,8 @@ bool option_section_exists(const char *section)
 
 bool option_is_text(enum option_type type)
 {
-    return type == OPTION_TEXT || type == OPTION_LEVEL || type == OPTION_LINKS;
+    return type == OPTION_TEXT || type == OPTION_LEVEL || type == OPTION_LINKS ||
+           type == OPTION_FORMAT;
 }
 
 /* --- values */
@@ -250,6 +253,18 @@ static void set_number(void *at, enum option_type type, uint64_t value)
     }
 }
 
+static const char *const *words_of(enum option_type type)
+{
+    static const char *const links[] = {"contain", "follow"}, *const formats[] = {"text", "json"};
+    return type == OPTION_LINKS ? links : formats;
+}
+
+static bool is_word_of(enum option_type type, const char *text)
+{
+    const char *const *words = words_of(type);
+    return strcmp(text, words[0]) == 0 || strcmp(text, words[1]) == 0;
+}
+
 int option_parse(struct config *c, const struct option_about *o, const char *text)
 {
     void *at = (char *)c + o->at;
@@ -259,7 +274,8 @@ int option_parse(struct config *c, const struct option_about *o, const char *tex
     case OPTION_LEVEL:
         return log_level_parse(text, &level) ? -EINVAL : set_text(at, text);
     case OPTION_LINKS:
-        return strcmp(text, "contain") && strcmp(text, "follow") ? -EINVAL : set_text(at, text);
+    case OPTION_FORMAT:
+        return is_word_of(o->type, text) ? set_text(at, text) : -EINVAL;
     case OPTION_TEXT:
         return strpbrk(text, "\r\n") ? -EINVAL : set_text(at, text);
     case OPTION_BOOL:
@@ -296,7 +312,8 @@ int option_want(const struct option_about *o, struct buf *out)
     case OPTION_LEVEL:
         return buf_adds(out, "error, warning, info or debug");
     case OPTION_LINKS:
-        return buf_adds(out, "contain or follow");
+    case OPTION_FORMAT:
+        return buf_addf(out, "%s or %s", words_of(o->type)[0], words_of(o->type)[1]);
     case OPTION_BOOL:
         return buf_adds(out, "yes or no");
     case OPTION_SIZE:
@@ -324,6 +341,7 @@ int option_format(const struct config *c, const struct option_about *o, struct b
     case OPTION_TEXT:
     case OPTION_LEVEL:
     case OPTION_LINKS:
+    case OPTION_FORMAT:
         text = *(char *const *)at;
         return text ? buf_adds(out, text) : 0;
     case OPTION_BOOL:

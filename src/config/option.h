@@ -15,9 +15,10 @@ enum option_type {
     OPTION_COUNT,
     OPTION_USER, /* number or name */
     OPTION_GROUP,
-    OPTION_MODE,  /* octal */
-    OPTION_LEVEL, /* error, warning, info, debug */
-    OPTION_LINKS, /* contain, follow */
+    OPTION_MODE,   /* octal */
+    OPTION_LEVEL,  /* error, warning, info, debug */
+    OPTION_LINKS,  /* contain, follow */
+    OPTION_FORMAT, /* text, json */
 };
 
 struct option_about {

@@ -14,12 +14,15 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_D
 enum log_sink {
     LOG_SINK_STDERR,  /* "acafs: text" */
     LOG_SINK_JOURNAL, /* "<3>text" on stderr, as systemd reads it */
+    LOG_SINK_JSON, /* {"time":…,"level":…,"program":…,"mount":…,"message":…} on stderr */
     LOG_SINK_SYSLOG,
 };
 
 void log_init(const char *program, enum log_level level);
 void log_set_sink(enum log_sink);
 void log_set_level(enum log_level);
+/* What the messages are about, for JSON; NULL: nothing. Borrowed. */
+void log_set_mount(const char *mountpoint);
 /* -EINVAL for a word that is no level; the words are error, warning, info, debug. */
 int log_level_parse(const char *word, enum log_level *out);
 bool log_enabled(enum log_level);
