@@ -68,22 +68,35 @@ static void print_field(const char *name, const char *value)
 
 /* --- one mount */
 
+enum { SHOWN_MAX = 40 /* lines of the queue */ };
+
+/* Of many sessions not all files are named. */
+static uint64_t count_pending(const cJSON *status)
+{
+    return (uint64_t)cJSON_GetArraySize(json_array(status, "pending")) +
+           number(status, "pending_more");
+}
+
 static void print_pending(const cJSON *status)
 {
     const cJSON *pending = json_array(status, "pending"), *file;
-    uint64_t bytes = 0;
-    int count = cJSON_GetArraySize(pending);
-    cJSON_ArrayForEach (file, pending) {
-        bytes += number(file, "size");
+    uint64_t bytes = number(status, "pending_bytes"), count = count_pending(status);
+    int shown = 0;
+    if (!json_object(status, "sessions")) {
+        cJSON_ArrayForEach (file, pending) {
+            bytes += number(file, "size");
+        }
     }
     if (!count) {
         print_field("queue", "empty: everything is in the session");
         return;
     }
-    printf("%-11s %d file%s, ", "queue", count, count > 1 ? "s" : "");
+    printf("%-11s %" PRIu64 " file%s, ", "queue", count, count > 1 ? "s" : "");
     print_size(bytes);
     puts(" to send");
     cJSON_ArrayForEach (file, pending) {
+        if (++shown > SHOWN_MAX)
+            break;
         const char *path = json_string(file, "path"), *error = json_string(file, "error");
         fputs("              ", stdout);
         print_text(path ? path : "?");
@@ -96,6 +109,8 @@ static void print_pending(const cJSON *status)
             printf(" [%" PRIu64 " tries]", number(file, "tries"));
         putchar('\n');
     }
+    if (count > SHOWN_MAX)
+        printf("              and %" PRIu64 " more\n", count - SHOWN_MAX);
 }
 
 static void print_cache(const cJSON *status)
@@ -247,7 +262,7 @@ static void print_mount(const struct mntent *m)
     int err = overview_read(m->mnt_dir, &text);
     _cleanup_json_ cJSON *status = err ? NULL : json_parse(text.data, text.len);
     const char *trouble = away(status);
-    int pending = cJSON_GetArraySize(json_array(status, "pending"));
+    uint64_t pending = status ? count_pending(status) : 0;
     print_text(m->mnt_dir);
     putchar('\t');
     print_text(m->mnt_fsname);
@@ -261,7 +276,7 @@ static void print_mount(const struct mntent *m)
     else
         fputs("ok", stdout);
     if (pending)
-        printf(", %d to send", pending);
+        printf(", %" PRIu64 " to send", pending);
     putchar('\n');
 }
 

@@ -8,6 +8,8 @@
 #include "acafs/control.h"
 #include "acafs/pool.h"
 
+enum { PENDING_MAX = 1000 /* files named of all sessions of a pool */ };
+
 static void add_time(cJSON *object, const char *name, time_t seconds)
 {
     struct tm tm;
@@ -142,22 +144,40 @@ static unsigned all_jobs_waiting(const struct volume *v)
     return n;
 }
 
+/* The first of them; of how many there are more. */
+struct all_pending {
+    const struct mount *mount;
+    cJSON *list;
+    unsigned listed, more;
+};
+
 /* Paths are those in the mount: the session's directory first. */
-static void add_all_pending(cJSON *status, const struct volume *v)
+static void add_one_pending(void *arg, const struct store_pending *p)
 {
-    cJSON *all = cJSON_AddArrayToObject(status, "pending");
-    const struct mount *m;
-    DL_FOREACH (v->mounts, m) {
-        int before = cJSON_GetArraySize(all);
-        store_each_pending(m->store, add_pending, all);
-        for (cJSON *file = cJSON_GetArrayItem(all, before); file; file = file->next) {
-            struct buf path = {0};
-            cJSON *old = cJSON_GetObjectItemCaseSensitive(file, "path");
-            if (!buf_addf(&path, "%s/%s", session_identifier(m->client.session), old->valuestring))
-                cJSON_SetValuestring(old, path.data);
-            buf_free(&path);
-        }
+    struct all_pending *all = arg;
+    struct buf path = {0};
+    if (all->listed >= PENDING_MAX) {
+        all->more++;
+        return;
     }
+    all->listed++;
+    add_pending(all->list, p);
+    const cJSON *file = all->list->child->prev;
+    cJSON *old = cJSON_GetObjectItemCaseSensitive(file, "path");
+    const char *session = session_identifier(all->mount->client.session);
+    if (!buf_addf(&path, "%s/%s", session, old->valuestring))
+        cJSON_SetValuestring(old, path.data);
+    buf_free(&path);
+}
+
+static void add_all_pending(cJSON *status, const struct volume *v, const struct store_stats *s)
+{
+    struct all_pending all = {.list = cJSON_AddArrayToObject(status, "pending")};
+    DL_FOREACH (v->mounts, all.mount) {
+        store_each_pending(all.mount->store, add_one_pending, &all);
+    }
+    cJSON_AddNumberToObject(status, "pending_more", all.more);
+    cJSON_AddNumberToObject(status, "pending_bytes", (double)s->dirty_bytes);
 }
 
 static void add_sessions(cJSON *status, const struct pool_stats *p)
@@ -181,7 +201,7 @@ cJSON *status_pool_json(const struct volume *v)
     add_sessions(status, &p);
     add_credential(status, &v->client);
     add_away(status, s.away ? s.away : p.away, s.silent);
-    add_all_pending(status, v);
+    add_all_pending(status, v, &s);
     add_troubles(status, &s);
     add_cache(status, v->config, &s);
     add_counters(status, v->client.http, &s);
