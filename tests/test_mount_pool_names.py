@@ -96,6 +96,17 @@ def test_a_pool_without_a_list(whole, proxy, tcp_pool, name, status):
     assert tcp_pool.read(name, "a.txt") == b"by name"
 
 
+def test_as_a_unit_mounts_it(whole, name):
+    """acafs@pool.service with a drop-in: the instance is no session then."""
+    mount = whole(start=False, env={"ACAFS_ALL": "yes", "ACAFS_SESSION": "pool"})
+    mount.options.remove("all")
+    mount.env["ACAFS_POOL_ENDPOINT"] = mount.source
+    mount.source = None
+    mount.start()
+    os.mkdir(mount / name)
+    assert "pool" not in os.listdir(mount) and name in os.listdir(mount)
+
+
 # --- [session NAME]
 
 CONFIG = """
