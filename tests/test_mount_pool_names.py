@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,54 @@ def test_as_a_unit_mounts_it(whole, name):
     mount.start()
     os.mkdir(mount / name)
     assert "pool" not in os.listdir(mount) and name in os.listdir(mount)
+
+
+def test_what_a_pool_that_tells_nothing_is_asked_for_is_not_shown(whole, proxy, name):
+    for kind in ("(GET|POST) listSessions", "GET session", r"POST \.management/{name}"):
+        proxy.rule(kind, fault.answer(404))
+    mount = whole(proxy=proxy)
+    assert stat.S_ISDIR(os.stat(mount / "BDMV").st_mode) and os.stat(mount / name)
+    assert os.listdir(mount) == [] and opened(mount) == 0
+    (mount / name / "a.txt").write_text("one")
+    assert os.listdir(mount) == [name]
+    mount.sync()
+
+
+def test_a_list_that_was_asked_before_a_session_was_deleted(whole, proxy, tcp_pool, name):
+    """By somebody who gave up waiting for it."""
+    mount = whole(proxy=proxy, options=["attr-timeout=1"])
+    os.mkdir(mount / name)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(exchange):
+        def relay(data):
+            held.set()
+            go_on.wait(20)
+            exchange.send(data)
+        exchange.forward(relay)
+    proxy.rule("GET listSessions", hold, times=1)
+    try:
+        wait_for(lambda: process.run(["timeout", "-s", "KILL", "0.3", "ls", mount], check=False) and held.is_set(), 20)
+        os.rmdir(mount / name)
+    finally:
+        go_on.set()
+    assert name not in os.listdir(mount) and name not in listed(tcp_pool)
+
+
+def test_one_that_was_deleted_before_a_crash_could_tell(whole, tcp_pool, tmp_path, name):
+    """It is not shown for having been open once."""
+    other = name + "-other"
+    mount = whole(cache=tmp_path / "cache")
+    for one in (name, other):
+        os.mkdir(mount / one)
+        (mount / one / "a.txt").write_text("sent")
+    mount.sync()
+    mount.kill()
+    assert tcp_pool.request("DELETE", "session", session=name).status == 204
+    again = whole(cache=tmp_path / "cache")
+    assert other in os.listdir(again) and name not in os.listdir(again)
+    refused(errno.ENOENT, os.stat, again / name)
+    assert name not in listed(tcp_pool)
 
 
 # --- [session NAME]

@@ -119,7 +119,8 @@ struct member *pool_get(struct pool *p, const char *name)
 
 void pool_drop_unused(struct pool *p, struct member *m)
 {
-    if (m->mount || m->lookups || m->ping || pool_shows(p, m) || pool_asked_about(p, m))
+    if (m->mount || m->lookups || m->ping || m->resume || pool_shows(p, m) ||
+        pool_asked_about(p, m))
         return;
     if (!m->gone)
         HASH_DEL(p->by_name, m);

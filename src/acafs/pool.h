@@ -35,6 +35,7 @@ struct member {
     mode_t mode;    /* its directory's */
     uid_t uid;
     gid_t gid;
+    bool maybe;  /* the pool does not tell whether there is one: found by name, not shown */
     bool ours;   /* made or opened here: it is shown whatever the pool lists */
     bool gone;   /* deleted here; the kernel still has its inodes */
     bool resume; /* the mount before had it open, and may have left something to do */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <utlist.h>
+
 #include "acafs/control.h"
 #include "acafs/notify.h"
 #include "util/log.h"
@@ -33,11 +35,66 @@ static void set_trouble(struct pool *p, const struct session_error *e)
     buf_free(&text);
 }
 
-/* A name that was asked for when there was none. */
+/* --- names that were deleted here while a list was under way, which may still hold them */
+
+struct grave {
+    struct grave *next;
+    int64_t when_ms;
+    char name[];
+};
+
+static void bury(struct pool *p, const char *name)
+{
+    size_t len = strlen(name);
+    struct grave *g = p->listing ? calloc(1, sizeof *g + len + 1) : NULL;
+    if (!g)
+        return;
+    g->when_ms = clock_ms();
+    memcpy(g->name, name, len);
+    LL_PREPEND(p->graves, g);
+}
+
+static bool is_buried(const struct pool *p, const char *name)
+{
+    const struct grave *g;
+    LL_FOREACH (p->graves, g) {
+        if (strcmp(g->name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void clear_graves(struct pool *p)
+{
+    struct grave *g, *next;
+    LL_FOREACH_SAFE (p->graves, g, next) {
+        free(g);
+    }
+    p->graves = NULL;
+}
+
+/* --- the list */
+
+/* The kernel may believe that there is no such name. */
 static void tell_new(const struct pool *p, const char *name)
 {
-    if (p->missed)
+    if (p->missed_ms && clock_ms() - p->missed_ms <= p->volume->config->attr_timeout_ms)
         notifier_entry(&p->root, INODE_ROOT_ID, name);
+}
+
+static void take_name(struct pool *p, const char *name)
+{
+    struct member *m = pool_find(p, name);
+    bool shown = m && (m->ours || m->epoch == p->epoch - 1);
+    if (!m && is_buried(p, name))
+        return;
+    if (!m && !(m = pool_get(p, name))) {
+        p->hidden++;
+        return;
+    }
+    m->epoch = p->epoch;
+    if (!shown)
+        tell_new(p, name);
 }
 
 /* Takes what the pool says that it has: the rest is not there any more. */
@@ -45,16 +102,8 @@ static void take_list(struct pool *p, const struct session_names *names)
 {
     p->epoch++;
     p->hidden = names->hidden;
-    for (size_t i = 0; i < names->count; i++) {
-        struct member *m = pool_find(p, names->names[i]);
-        if (!m && (m = pool_get(p, names->names[i])))
-            tell_new(p, m->name);
-        if (m)
-            m->epoch = p->epoch;
-        else
-            p->hidden++;
-    }
-    p->missed = false;
+    for (size_t i = 0; i < names->count; i++)
+        take_name(p, names->names[i]);
     for (uint32_t slot = 1; slot < p->slot_count; slot++) {
         struct member *m = p->slots[slot];
         if (!m || m->gone || pool_shows(p, m))
@@ -85,6 +134,7 @@ static void list_came(void *arg, const struct session_error *e, const struct ses
             tell_mute();
         p->mute_ms = p->asked_ms;
     }
+    clear_graves(p);
     waitq_wake(&p->volume->wakeup, &p->listed, p->away);
 }
 
@@ -224,7 +274,7 @@ static void looked(void *arg, const struct session_error *e, const struct sessio
         err = p->mute_ms ? 0 : -ENOENT; /* what a list does not have, is not */
     struct member *m = err ? NULL : pool_get(p, q->name);
     if (m && e->err)
-        m->ours = true;
+        m->maybe = true;
     else if (m)
         m->epoch = p->epoch ? p->epoch : ++p->epoch;
     inquiry_end(q, err ? err : m ? 0 : -ENOMEM);
@@ -250,20 +300,26 @@ static int look_in_list(struct pool *p, struct waiter *w, const char *name)
     struct member *m = p->mute_ms ? pool_get(p, name) : pool_find(p, name);
     if (!m)
         return p->mute_ms ? -ENOMEM : -ENOENT;
-    m->ours = m->ours || p->mute_ms;
-    return pool_shows(p, m) ? 0 : -ENOENT;
+    m->maybe = p->mute_ms;
+    return m->maybe || pool_shows(p, m) ? 0 : -ENOENT;
+}
+
+static void note_missed(struct pool *p, int err)
+{
+    if (err == -ENOENT)
+        p->missed_ms = clock_ms();
 }
 
 int pool_lookup(struct pool *p, struct waiter *w, const char *name, struct member **out)
 {
     const char *why;
     int err = waiter_take_error(w);
-    p->missed = p->missed || err == -ENOENT;
+    note_missed(p, err);
     if (err)
         return err;
     struct member *m = pool_find(p, name);
     struct inquiry *q = inquiry_of(p, name);
-    if (m && pool_shows(p, m) && !(q && q->removes)) {
+    if (m && (pool_shows(p, m) || m->maybe) && !(q && q->removes)) {
         *out = m;
         return 0;
     }
@@ -276,7 +332,7 @@ int pool_lookup(struct pool *p, struct waiter *w, const char *name, struct membe
         err = look_for(p, w, name);
     else if (!err && !(err = look_in_list(p, w, name)))
         *out = pool_find(p, name);
-    p->missed = p->missed || err == -ENOENT;
+    note_missed(p, err);
     return err;
 }
 
@@ -340,6 +396,7 @@ static void removed(void *arg, const struct session_error *e)
     else {
         HASH_DEL(p->by_name, m);
         m->gone = true;
+        bury(p, m->name);
     }
     inquiry_end(q, err);
     if (err && m->mount)
@@ -419,5 +476,6 @@ void pool_names_free(struct pool *p)
     }
     session_cancel(p->listing);
     session_cancel(p->probing);
+    clear_graves(p);
     free(p->trouble);
 }

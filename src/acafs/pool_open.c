@@ -177,7 +177,8 @@ static void use(struct mount *m)
     DL_APPEND(m->volume->mounts, m);
 }
 
-int pool_open(struct pool *p, struct member *m)
+/* Asks the pool nothing yet. */
+static int open_quietly(struct pool *p, struct member *m)
 {
     if (m->mount) {
         use(m->mount);
@@ -202,11 +203,42 @@ int pool_open(struct pool *p, struct member *m)
         pool_look_idle(p);
     restore_root(m);
     open_mark_make(p->volume->loop, p->marks, m->name);
-    mount_recover_begin(m->mount);
     return 0;
 }
 
+int pool_open(struct pool *p, struct member *m)
+{
+    bool was_open = m->mount;
+    int err = open_quietly(p, m);
+    if (!err && !was_open)
+        mount_recover_begin(m->mount);
+    return err;
+}
+
 /* --- from time to time */
+
+static bool has_work(const struct mount *m)
+{
+    struct store_stats s;
+    store_get_stats(m->store, &s);
+    return s.dirty_files || s.removals || !jobs_are_idle(control_jobs(m->control));
+}
+
+/* One of which nothing is left to do is closed again before the pool hears of it: it may have been
+ * deleted meanwhile, and use would make another. */
+static void resume(struct pool *p, struct member *m)
+{
+    if (open_quietly(p, m))
+        return;
+    bool work = has_work(m->mount) || !store_is_idle(m->mount->store);
+    m->ours = work || p->mute_ms;
+    if (work) {
+        log_info("a session that was open is opened again: what is pending goes on");
+        mount_recover_begin(m->mount);
+    } else {
+        close_member(p, m);
+    }
+}
 
 /* Opens those that the mount before had open, as far as there is room. */
 static void resume_some(struct pool *p)
@@ -220,8 +252,7 @@ static void resume_some(struct pool *p)
         if (p->resume)
             return;
         m->resume = false;
-        if (pool_open(p, m) == 0)
-            log_info("a session that was open is opened again: what is pending goes on");
+        resume(p, m);
     }
 }
 
@@ -254,7 +285,7 @@ static void to_resume(void *arg, const char *name)
     struct member *m = pool_get(p, name);
     if (!m)
         return;
-    m->ours = m->resume = p->resume = true;
+    m->resume = p->resume = true;
 }
 
 void pool_resume(struct pool *p)
@@ -269,9 +300,7 @@ void pool_resume(struct pool *p)
 /* What could not be sent is for the next mount. */
 static void end_member(struct pool *p, struct member *m)
 {
-    struct store_stats s;
-    store_get_stats(m->mount->store, &s);
-    if (!s.dirty_files && !s.removals && jobs_are_idle(control_jobs(m->mount->control)))
+    if (!has_work(m->mount))
         open_mark_remove(p->volume->loop, p->marks, m->name);
     mount_free(m->mount);
 }

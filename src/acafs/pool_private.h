@@ -8,6 +8,7 @@
 
 enum { ASK_AGAIN_MS = 60000 /* a pool that did not tell what it has */ };
 
+struct grave;
 struct inquiry;
 struct ping;
 
@@ -32,7 +33,8 @@ struct pool {
     size_t hidden;
     int away;
     char *trouble;
-    bool missed; /* the kernel was told of names that there are not */
+    struct grave *graves; /* while a list is under way */
+    int64_t missed_ms;    /* when the kernel was last told that there is no such name */
     enum asking asking;
     struct session_call *probing;
     struct waitq probed;
