@@ -404,6 +404,17 @@ def test_list_of_all_mounts(mounts):
         assert source == f"local#{mount.session}" and state == "ok"
 
 
+def test_list_with_one_that_does_not_answer(mounts):
+    one, other = mounts(), mounts()
+    os.kill(one.pid, signal.SIGSTOP)
+    try:
+        lines = process.run([process.ACAFS, "list"], env=one.env).stdout.splitlines()
+    finally:
+        os.kill(one.pid, signal.SIGCONT)
+    rows = {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
+    assert rows[str(one.path)] == "its daemon does not answer" and rows[str(other.path)] == "ok"
+
+
 # --- what the log tells
 
 def test_usr1_tells_the_state(mount):

@@ -4,8 +4,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <mntent.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "acafs/daemon.h"
@@ -237,6 +240,8 @@ int overview_status(int argc, char **argv)
 
 /* --- all mounts */
 
+enum { PATIENCE_MS = 3000 /* with the daemon of one of them */ };
+
 /* getmntent(3) leaves some of the kernel's escapes as they are: '#' is \043. */
 static void decode(char *text)
 {
@@ -254,12 +259,72 @@ static void decode(char *text)
     *to = '\0';
 }
 
+/* Writes the error, then the text. */
+static void read_for(const char *root, int to)
+{
+    struct buf text = {0};
+    int err = overview_read(root, &text);
+    bool well = write(to, &err, sizeof err) == sizeof err;
+    for (size_t at = 0; well && !err && at < text.len;) {
+        ssize_t n = write(to, text.data + at, text.len - at);
+        well = n > 0;
+        at += n > 0 ? (size_t)n : 0;
+    }
+    _exit(0);
+}
+
+/* What comes until its end: 0, or -ETIMEDOUT. */
+static int collect(int from, struct buf *out)
+{
+    struct pollfd p = {.fd = from, .events = POLLIN};
+    int64_t end = clock_ms() + PATIENCE_MS;
+    for (;;) {
+        int64_t left = end - clock_ms();
+        if (left <= 0 || poll(&p, 1, (int)left) == 0)
+            return -ETIMEDOUT;
+        if (buf_reserve(out, 1 << 16))
+            return -ENOMEM;
+        ssize_t n = read(from, out->data + out->len, 1 << 16);
+        if (n <= 0)
+            return n < 0 ? -errno : 0;
+        out->len += (size_t)n;
+    }
+}
+
+/* As overview_read(), by a process of its own: a read from a mount whose daemon does not answer
+ * can't be given up. */
+static int read_in_time(const char *root, struct buf *text)
+{
+    int ends[2], err;
+    if (pipe2(ends, O_CLOEXEC))
+        return -errno;
+    pid_t child = fork();
+    if (child == 0)
+        read_for(root, ends[1]);
+    _cleanup_close_ int from = ends[0];
+    close(ends[1]);
+    if (child < 0)
+        return -errno;
+    _cleanup_buf_ struct buf all = {0};
+    int told = collect(from, &all);
+    if (told)
+        kill(child, SIGKILL); /* which may come to nothing: it is not waited for */
+    else
+        waitpid(child, NULL, 0);
+    if (told || all.len < sizeof err)
+        return told ? told : -EIO;
+    memcpy(&err, all.data, sizeof err);
+    if (err)
+        return err;
+    return buf_add(text, all.data + sizeof err, all.len - sizeof err) ?: buf_adds(text, "");
+}
+
 static void print_mount(const struct mntent *m)
 {
     decode(m->mnt_dir);
     decode(m->mnt_fsname);
     _cleanup_buf_ struct buf text = {0};
-    int err = overview_read(m->mnt_dir, &text);
+    int err = read_in_time(m->mnt_dir, &text);
     _cleanup_json_ cJSON *status = err ? NULL : json_parse(text.data, text.len);
     const char *trouble = away(status);
     uint64_t pending = status ? count_pending(status) : 0;
@@ -268,9 +333,10 @@ static void print_mount(const struct mntent *m)
     print_text(m->mnt_fsname);
     putchar('\t');
     if (err)
-        print_text(err == -EACCES     ? "somebody else's"
-                   : err == -ENOTCONN ? "its daemon is gone: umount it"
-                                      : strerror(-err));
+        print_text(err == -EACCES      ? "somebody else's"
+                   : err == -ENOTCONN  ? "its daemon is gone: umount it"
+                   : err == -ETIMEDOUT ? "its daemon does not answer"
+                                       : strerror(-err));
     else if (trouble)
         printf("away: %s", trouble);
     else
