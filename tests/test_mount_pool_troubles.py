@@ -211,8 +211,9 @@ def test_a_job_that_a_crash_left(whole, tcp_pool, proxy, tmp_path, name):
     with contextlib.suppress(OSError):
         os.close(handle)
     proxy.clear()
-    whole(proxy=proxy, cache=tmp_path / "cache")
+    again = whole(proxy=proxy, cache=tmp_path / "cache")
     wait_for(lambda: tcp_pool.read(name, "x.py.stdout") == b"after all\n", 60)
+    wait_for(lambda: again.status()["jobs_waiting"] == 0, 30)
 
 
 @pytest.mark.limit(240)
@@ -239,6 +240,7 @@ def test_a_thousand_sessions_can_be_told_of(whole, own_pool):
     told = process.run([process.ACAFS, "status", mount], env=mount.env).stdout
     assert f"{files * busy} files" in told and len(told.splitlines()) < 60, told[-2000:]
     assert str(mount) in process.run([process.ACAFS, "list"], env=mount.env).stdout
+    assert mount.said().count("the pool does not answer") == 1, "once for all of them"
     said = len(mount.said())
     os.kill(mount.pid, signal.SIGUSR1)
     wait_for(lambda: "state: jobs_waiting" in mount.said()[said:], 20)

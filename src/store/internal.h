@@ -266,6 +266,9 @@ int room_open(struct store *);
 void room_close(struct store *);
 /* Frees a descriptor if there is one to be freed. */
 bool room_spare_fd(const struct store *);
+/* That the pool does not answer, or does again, is told once for all that share the room: whether
+ * it is to be told now. */
+bool room_tell_away(struct room *, bool away);
 
 /* content.c: content on disk */
 /* The inode's file, made where it has none. NULL when out of memory. */

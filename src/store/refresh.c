@@ -315,7 +315,7 @@ static void merge_listing(struct store *s, struct inode *top, const struct listi
 
 void store_set_away(struct store *s, int err)
 {
-    if (!s->away)
+    if (!s->away && room_tell_away(s->room, true))
         log_warning("the pool does not answer (%s): showing what is known", strerror(-err));
     s->away = err;
     s->away_ms = clock_ms();

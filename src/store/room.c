@@ -25,6 +25,7 @@ struct room {
     size_t fds; /* content's and the stores' own */
     int64_t checked_ms;
     int64_t disk_room; /* bytes that we may still take of the disk, when last looked */
+    bool away;         /* that the pool does not answer was told, for all of them */
 };
 
 struct room *store_room_new(uint64_t bytes)
@@ -191,6 +192,13 @@ bool room_spare_fd(const struct store *s)
         }
     }
     return false;
+}
+
+bool room_tell_away(struct room *r, bool away)
+{
+    bool news = r->away != away;
+    r->away = away;
+    return news;
 }
 
 void store_evict(struct store *s)

@@ -510,10 +510,11 @@ void store_note_reach(struct store *s, int err)
     }
     if (!err)
         store_note_use(s);
+    if (!err && room_tell_away(s->room, false))
+        log_info("the pool answers again");
     if (!s->away || err)
         return;
     s->away = 0;
-    log_info("the pool answers again");
     DL_FOREACH2(s->outbox, f, out_next)
     {
         if (f->send == SEND_RETRY)
