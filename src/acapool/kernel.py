@@ -15,7 +15,6 @@ import base64
 import builtins
 import ctypes
 import fcntl
-import importlib.util
 import inspect
 import io
 import json
@@ -31,6 +30,7 @@ import struct
 import sys
 import traceback
 import types
+from figures import ImportHook, draw  # embed.py
 
 CONTROL = 3
 OWN_NAME = "<acapool>"
@@ -218,7 +218,7 @@ class Kernel:
         sys.argv = [""]
         builtins.input = refuse_input
         builtins.display = self.display
-        sys.meta_path.insert(0, PyplotHook(self))
+        sys.meta_path.insert(0, ImportHook(["matplotlib.pyplot"], self.take_pyplot))
         os.register_at_fork(after_in_child=self.forked)
         self.connect_streams()
         while True:
@@ -386,6 +386,9 @@ class Kernel:
             else:
                 print(each if isinstance(each, str) else repr(each))
 
+    def take_pyplot(self, pyplot):
+        pyplot.show = lambda *_, **__: self.take_figures()
+
     def take_figures(self):
         """Keeps the last of the open figures (the service shows one image), closes all."""
         pyplot = sys.modules.get("matplotlib.pyplot")
@@ -402,38 +405,6 @@ class Kernel:
 class Stream(io.TextIOWrapper):
     """A text file that knows whose it is."""
     acapool = None
-
-
-class PyplotHook:
-    """Puts our show() into matplotlib.pyplot when that is imported."""
-
-    def __init__(self, kernel):
-        self.kernel = kernel
-        self.busy = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "matplotlib.pyplot" or self.busy:
-            return None
-        self.busy = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.busy = False
-        if spec is None or spec.loader is None:
-            return spec
-        run = spec.loader.exec_module
-
-        def exec_module(module):
-            run(module)
-            module.show = lambda *_, **__: self.kernel.take_figures()
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-def draw(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png", bbox_inches="tight")
-    return file.getvalue()
 
 
 def picture(value):

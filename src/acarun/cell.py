@@ -16,6 +16,7 @@ import pprint
 import re
 import sys
 import traceback
+from figures import ImportHook, draw  # embed.py
 
 OWN_FILE = "<acarun>"
 MAX_OUTPUTS = 15 << 20  # bytes of JSON that one cell may tell of: the harness has 16 MiB for a value
@@ -25,6 +26,7 @@ METHODS = (("text/html", "_repr_html_"), ("text/markdown", "_repr_markdown_"), (
            ("image/svg+xml", "_repr_svg_"), ("image/png", "_repr_png_"), ("image/jpeg", "_repr_jpeg_"),
            ("application/pdf", "_repr_pdf_"), ("application/json", "_repr_json_"),
            ("application/javascript", "_repr_javascript_"))
+HOOKED = "matplotlib.pyplot", "IPython.core.display_functions"
 MAGIC = re.compile(r"\s*(?:[\w.,\s]+=\s*)?(%%?\w*|!)")
 
 
@@ -69,7 +71,15 @@ class Cell:
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is not None:
             pyplot.show = self.shower()
-        sys.meta_path.insert(0, ImportHook(self))
+        sys.meta_path.insert(0, ImportHook(HOOKED, self.change))
+
+    def change(self, module):
+        """Puts our functions into a module that was imported."""
+        if module.__name__ == "matplotlib.pyplot":
+            module.show = self.shower()
+        elif not self.shell:
+            # Whoever keeps it calls the display() of the cell that runs then.
+            module.display = lambda *values, **how: builtins.display(*values, **how)
 
     def hook(self, owner, name, function):
         self.hooked.append((owner, name, vars(owner).get(name, self)))
@@ -286,40 +296,6 @@ class Shown:
         self.step["output"].update(clean({"data": data, "metadata": metadata}))
 
 
-class ImportHook:
-    """Puts our functions into modules when they are imported."""
-
-    def __init__(self, cell):
-        self.cell = cell
-        self.busy = False
-
-    def change(self, module):
-        if module.__name__ == "matplotlib.pyplot":
-            module.show = self.cell.shower()
-        elif not self.cell.shell:
-            # Whoever keeps it calls the display() of the cell that runs then.
-            module.display = lambda *values, **how: builtins.display(*values, **how)
-
-    def find_spec(self, name, path=None, target=None):
-        if name not in ("matplotlib.pyplot", "IPython.core.display_functions") or self.busy:
-            return None
-        import importlib.util
-        self.busy = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.busy = False
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
-
-        def exec_module(module):
-            load(module)
-            self.change(module)
-        spec.loader.exec_module = exec_module
-        return spec
-
-
 def ipython():
     """The shell of a kernel that is IPython's, else None."""
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
@@ -376,12 +352,6 @@ def explained(error, source):
     what = "shell commands (!)" if word == "!" else "%s: magics" % word
     return SyntaxError("%s are IPython's, and the kernel of this session is plain Python" % what,
                        (error.filename, error.lineno, magic.start(1) + 1, line + "\n"))
-
-
-def draw(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png", bbox_inches="tight")
-    return file.getvalue()
 
 
 def call(value, name, *arguments):

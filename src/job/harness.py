@@ -12,6 +12,7 @@ Nothing is imported before it is needed: a short script's time is mostly that of
 
 import os
 import sys
+from figures import ImportHook, draw  # embed.py
 
 OWN_FILE = __file__ if "__file__" in globals() else "<acafs>"
 KILL_AFTER = 5.0  # seconds from the interrupt to the kill
@@ -50,8 +51,11 @@ class Run:
         directory = os.path.dirname(self.folder if self.label else self.script)
         os.chdir(directory)
         sys.argv = [self.label or os.path.basename(self.script), *self.arguments]
-        sys.meta_path.insert(0, PyplotHook(self))
+        sys.meta_path.insert(0, ImportHook(["matplotlib.pyplot"], self.take_pyplot))
         return "" if self.label else directory
+
+    def take_pyplot(self, pyplot):
+        pyplot.show = self.show
 
     def execute(self, names):
         """The value of the last expression."""
@@ -248,40 +252,6 @@ def run_process(run, ready):
 
 
 # --- images and values
-
-class PyplotHook:
-    """Puts our show() into matplotlib.pyplot when that is imported."""
-
-    def __init__(self, run):
-        self.run = run
-        self.busy = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "matplotlib.pyplot" or self.busy:
-            return None
-        import importlib.util
-        self.busy = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.busy = False
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
-
-        def exec_module(module):
-            load(module)
-            module.show = self.run.show
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-def draw(figure):
-    import io
-    file = io.BytesIO()
-    figure.savefig(file, format="png", bbox_inches="tight")
-    return file.getvalue()
-
 
 def picture(value):
     """(extension, bytes) of a value that is an image, or None."""
