@@ -248,6 +248,12 @@ while not daemons():
     assert long.end().stdout == b"ready\n1\n", long
 
 
+def test_a_script_that_ends_its_supervisor_is_ended(script):
+    job = script("import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\nprint('on', flush=True)\n"
+                 "if os.fork() == 0: os.setsid()\ntime.sleep(1000)")
+    assert (job.state, job.stdout) == ("lost", b"on\n"), job  # and the fixture sees that nothing is left
+
+
 # --- a script that tidies up
 
 TIDY = """

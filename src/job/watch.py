@@ -274,12 +274,37 @@ def stop(folder, why):
 
 
 def clear(folder, a):
+    if not os.path.exists(path_in(folder, "status.json")):
+        kill_left(folder)
     if a.get("upload"):
         try:
             os.unlink(upload(folder, a))
         except OSError:
             pass  # it became the code that was run
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_left(folder):
+    """What nobody looked after to its end: processes with the mark of the run."""
+    mark = b"ACAFS_JOB=" + os.path.basename(folder).encode()
+    for _ in range(20):
+        found = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and marked(pid, mark)]
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        if not found:
+            return
+        time.sleep(STEP)  # for those that were forking
+
+
+def marked(pid, mark):
+    try:
+        with open("/proc/%s/environ" % pid, "rb") as file:
+            return mark in file.read().split(b"\0")
+    except OSError:
+        return False
 
 
 def abandon(folder, a):
