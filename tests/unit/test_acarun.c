@@ -497,6 +497,28 @@ static void definitions_in_both_shapes(void **state)
     cJSON_Delete(function);
 }
 
+static void leaves(const struct report *r, const char *text)
+{
+    _cleanup_buf_ struct buf json = {0};
+    assert_int_equal(report_result(r, &json), 0);
+    assert_string_equal(json.data, text);
+}
+
+static void results_are_written_as_python_does(void **state)
+{
+    struct report r = {.state = "succeeded"};
+    leaves(&r, "null");
+    r.value = cJSON_Parse("{\"a,:\\\"b\\\\\":[1,{\"c\":null}],\"d\":\"\\\\\",\"e\":{}}");
+    leaves(&r, "{\"a,:\\\"b\\\\\": [1, {\"c\": null}], \"d\": \"\\\\\", \"e\": {}}");
+    r.text = strdup("100000000000000000000000000001");
+    leaves(&r, "100000000000000000000000000001");
+    strcpy(r.state, "lost");
+    leaves(&r, "{\"status\": \"lost\", \"message\": \"\"}");
+    r.message = strdup("it \"broke\"\xff");
+    leaves(&r, "{\"status\": \"lost\", \"message\": \"it \\\"broke\\\"\xef\xbf\xbd\"}");
+    report_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -520,6 +542,7 @@ int main(void)
         cmocka_unit_test(answers_in_both_shapes),
         cmocka_unit_test(an_end_without_a_traceback_is_told),
         cmocka_unit_test(definitions_in_both_shapes),
+        cmocka_unit_test(results_are_written_as_python_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
