@@ -229,9 +229,9 @@ def run_process(run, ready):
                              __loader__=SourceFileLoader("__main__", run.script))
     run.own_main, sys.modules["__main__"] = sys.modules["__main__"], main
     value, failure, code = None, None, 0
-    os.read(ready, 1)
-    os.close(ready)
     try:
+        os.read(ready, 1)
+        os.close(ready)
         value = run.execute(main.__dict__)
     except SystemExit as end:
         code = exit_status(end.code)
