@@ -235,16 +235,23 @@ def test_outputs_false_leaves_none(mount, talk):
 
 
 MALFORMED = [
-    ("nonsense\n", "unknown command"), ("\n", "unknown command"), ("RUN x.py\n", "unknown command"),
+    ("nonsense\n", "unknown command; there are: run submit wait cancel sync refresh delete-session"),
+    ("RUN x.py\n", "unknown command"), ("run{}\n", "unknown command"),
     ("run\n", "path or code"), ("submit\n", "path or code"), ("run {\n", "JSON"), ('run {"path": 1}\n', "path or code"),
     ('run {"path": "x", "code": "y"}\n', "path or code"), ('run {"path": "x", "args": [1]}\n', "args"),
     ('run {"path": "x", "timeout": "soon"}\n', "timeout"), ('run {"path": "x", "timeout": -1}\n', "timeout"),
     ('run {"path": "x", "args": "a"}\n', "args"), ('run {"path": "x", "in_kernel": 1}\n', "in_kernel"),
     ('run {"path": "x", "arg": ["a"]}\n', "arg"),
     ("run ../x.py\n", "relative"), ("run /etc/passwd\n", "relative"), ("run a/../x\n", "relative"), ("run ./x\n", "relative"),
-    ('run {"code": "1", "plain": true, "args": ["a"]}\n', "plain"), ("wait\n", "job"), ("wait x\n", "job"), ("wait 1\n", "job"),
-    ("wait -1\n", "job"), ("wait 18446744073709551616\n", "job"), ("cancel 7\n", "job"), ("sync now\n", "sync"),
-    ("delete-session please\n", "delete-session"), ("sync\nsync\n", "one command"), (b"run x\0y\n", "NUL"), (b"sync\n\n", "one command"),
+    ('run {"code": "1", "plain": true, "args": ["a"]}\n', "plain"), ("wait\n", "not a job number"), ("wait x\n", "not a job number"),
+    ("wait -1\n", "not a job number"), ("wait 1 2\n", "not a job number"), ("cancel 0x1\n", "not a job number"),
+    ("wait 0\n", "no such job"), ("wait 1\n", "no such job"), ("cancel 7\n", "no such job"), ("wait 18446744073709551616\n", "no such job"),
+    ("sync now\n", "sync"), ("delete-session please\n", "delete-session"), ("sync\nsync\n", "one command"), (b"run x\0y\n", "NUL"),
+    (b"run \xff.py\n", "UTF-8"), (b"submit a\xc3.py\n", "UTF-8"), (b"refresh \xed\xa0\x80\n", "UTF-8"),
+    (b'run {"path": "\xff"}\n', "UTF-8"), ('run {"path": "\\ud800"}\n', "JSON"), ('run {"path": "x", "path code": 1}\n', "members"),
+    ('run {"path": "a\\u0000b"}\n', "NUL"), ('run {"path": "x", "args": ["\\u0000"]}\n', "NUL"), ('run {"code": "\\\\\\u0000"}\n', "NUL"),
+    ('refresh {"path": "a\\u0000b"}\n', "NUL"), ('refresh {"path": 1}\n', "path"), ('refresh {}\n', "path"), ("refresh {x\n", "JSON"),
+    ('refresh {"path": "x", "all": true}\n', "path"),
 ]
 
 
@@ -256,6 +263,58 @@ def test_malformed_commands_fail_the_write_and_say_why(mount, talk):
         assert f"acafs: control: {message}" in mount.said(), line
     assert conversation.ask("sync") == {"ok": True}  # and the handle is as good as before
     assert os.listdir(mount / ".acafs/jobs") == []
+
+
+def test_blanks_and_line_ends_are_no_part_of_a_word(mount, talk):
+    (mount / "x.py").write_text("import sys\nsys.argv\n")
+    conversation = talk()
+    for line in ("run x.py a", " run  x.py\ta ", "run x.py a\r", "\n\r\n\trun x.py a \t\r", "run x.py a\n \r\n"):
+        assert conversation.ask(line)["value"] == ["x.py", "a"], line
+    assert conversation.ask('run {"path": "x.py", "args": ["a "]} \r')["value"] == ["x.py", "a "]
+    job = conversation.ask("submit x.py\r")["job"]
+    assert conversation.ask(f"wait {job} \r")["value"] == ["x.py"]
+    assert conversation.ask(" sync \r") == conversation.ask("refresh x.py \r") == {"ok": True}
+
+
+def test_blank_lines_are_no_commands(mount, talk):
+    conversation = talk()
+    for line in ("\n", "\r\n", " \n\n", "\t\n"):
+        conversation.say(line)
+        assert os.read(conversation.fd, 100) == b""
+    assert conversation.ask("sync") == {"ok": True}
+    for line in ("", "  ", "\n\n"):
+        process.run(f"printf '{line}\n' > .acafs/control", cwd=mount.path)
+    assert "control:" not in mount.said()
+
+
+def test_json_tells_a_nul_from_what_looks_like_one(mount, talk):
+    reply = talk().ask(r'run {"code": "len(\"\\u0000\\\\u0000\")", "plain": true}')
+    assert reply["value"] == 7
+
+
+def test_a_line_in_pieces(mount, talk):
+    (mount / "x.py").write_text("import sys\nsys.argv\n")
+    conversation = talk()
+    for piece in ("\n", " ", "run", " x.py a", " ", "b", " \r", "\n"):
+        conversation.say(piece)
+    assert conversation.hear()["value"] == ["x.py", "a", "b"]
+    for piece in (b"run x.py \xc3", b"\xa9\n"):  # a character in two
+        conversation.say(piece)
+    assert conversation.hear()["value"] == ["x.py", "\u00e9"]
+
+
+def test_the_shell_s_ways_to_open_it(mount, sh):
+    (mount / "a").write_text("x")
+    sh("echo sync >> .acafs/control; echo sync >| .acafs/control; echo sync | tee -a .acafs/control; echo sync 1<>.acafs/control")
+    sh("{ echo sync; echo; echo refresh; echo sync; } > .acafs/control")
+    done = process.run("{ echo sync; echo nonsense; } >> .acafs/control", cwd=mount.path, check=False)
+    assert done.returncode != 0 and "Invalid argument" in done.stderr
+    assert mount.pool.read(mount.session, "a") == b"x"
+
+
+def test_a_timeout_that_rounds_to_nothing_is_one(mount, talk):
+    reply = talk().ask('run {"code": "import time; time.sleep(60)", "timeout": 0.0001}')
+    assert (reply["state"], reply["exit_code"]) == ("timed-out", 124)
 
 
 # --- sync, refresh, delete-session
@@ -321,6 +380,16 @@ os.symlink('x', '/mnt/data/link')
     assert (patient / "x/.git/config").read_text().startswith("hidden")
     assert patient.control("refresh link") == {"ok": True}
     assert os.readlink(patient / "link") == "x"
+
+
+@pytest.mark.parametrize("name", ["new\nline.txt", " blanks ", "{brace", 'a "quote"'])
+def test_refresh_of_any_name(patient, name):
+    (patient / name).write_text("before")
+    patient.sync()
+    patient.pool.run(patient.session, f"with open({'/mnt/data/' + name!r}, 'w') as file: file.write('after, and longer')")
+    assert (patient / name).stat().st_size == 6
+    assert patient.control("refresh " + json.dumps({"path": name})) == {"ok": True}
+    assert (patient / name).read_text() == "after, and longer"
 
 
 def test_refresh_of_what_is_not_there(patient):

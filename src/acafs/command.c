@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "acafs/command_line.h"
 #include "acafs/notify.h"
 #include "acafs/pool.h"
 #include "util/cleanup.h"
@@ -66,68 +67,43 @@ static int step_wait(struct command *c)
     return 0;
 }
 
-/* The words of a plain command line as the request's path and args. */
-static cJSON *plain_request(const char *rest)
+static int start_job(struct command *c, const struct command_line *line)
 {
-    _cleanup_free_ char *copy = strdup(rest);
-    cJSON *request = cJSON_CreateObject(), *args = cJSON_AddArrayToObject(request, "args");
-    char *at = NULL;
-    bool first = true;
-    for (char *word = strtok_r(copy, " \t", &at); word; word = strtok_r(NULL, " \t", &at)) {
-        if (first)
-            cJSON_AddStringToObject(request, "path", word);
-        else
-            cJSON_AddItemToArray(args, cJSON_CreateString(word));
-        first = false;
-    }
-    return request;
-}
-
-static int start_job(struct command *c, const char *rest)
-{
-    _cleanup_json_ cJSON *request =
-        *rest == '{' ? json_parse(rest, strlen(rest)) : plain_request(rest);
-    if (!request)
-        return command_refuse(c, "run: the words after it are no JSON object");
     const char *why;
-    struct run *run = jobs_submit(c->jobs, request, &why);
+    struct run *run = jobs_submit(c->jobs, line->request, &why);
     if (!run)
         return command_refuse(c, why);
     c->run_id = run->id;
     return 0;
 }
 
-static int start_run(struct command *c, const char *rest)
+static int start_run(struct command *c, const struct command_line *line)
 {
     c->step = step_wait;
-    return start_job(c, rest);
+    return start_job(c, line);
 }
 
-static int start_submit(struct command *c, const char *rest)
+static int start_submit(struct command *c, const struct command_line *line)
 {
     c->step = step_submit;
-    return start_job(c, rest);
+    return start_job(c, line);
 }
 
-static int find_job(struct command *c, const char *rest)
+static int find_job(struct command *c, const struct command_line *line)
 {
-    char *end;
-    errno = 0;
-    c->run_id = strtoull(rest, &end, 10);
-    if (end == rest || *end || errno || !jobs_find(c->jobs, c->run_id))
-        return command_refuse(c, "no such job");
-    return 0;
+    c->run_id = line->job;
+    return jobs_find(c->jobs, c->run_id) ? 0 : command_refuse(c, "no such job");
 }
 
-static int start_wait(struct command *c, const char *rest)
+static int start_wait(struct command *c, const struct command_line *line)
 {
     c->step = step_wait;
-    return find_job(c, rest);
+    return find_job(c, line);
 }
 
-static int start_cancel(struct command *c, const char *rest)
+static int start_cancel(struct command *c, const struct command_line *line)
 {
-    int err = find_job(c, rest);
+    int err = find_job(c, line);
     if (!err)
         jobs_cancel(jobs_find(c->jobs, c->run_id));
     c->step = step_submit;
@@ -149,10 +125,10 @@ static int step_sync(struct command *c)
     return 0;
 }
 
-static int start_sync(struct command *c, const char *rest)
+static int start_sync(struct command *c, const struct command_line *line)
 {
     c->step = step_sync;
-    return *rest ? command_refuse(c, "sync takes no arguments") : 0;
+    return 0;
 }
 
 static int step_show(struct command *c)
@@ -183,15 +159,14 @@ static int step_refresh(struct command *c)
     return step_show(c);
 }
 
-/* The rest of the line is the path, blanks and all. */
-static int start_refresh(struct command *c, const char *rest)
+static int start_refresh(struct command *c, const struct command_line *line)
 {
     c->step = step_refresh;
-    if (!*rest) {
+    if (!line->path) {
         store_invalidate(c->mount->store);
         return 0;
     }
-    c->path = strdup(rest);
+    c->path = strdup(line->path);
     return c->path ? 0 : command_refuse(c, "out of memory");
 }
 
@@ -219,10 +194,8 @@ static int step_delete(struct command *c)
     return 0;
 }
 
-static int start_delete(struct command *c, const char *rest)
+static int start_delete(struct command *c, const struct command_line *line)
 {
-    if (*rest)
-        return command_refuse(c, "delete-session takes no arguments");
     c->step = step_delete;
     store_expect_new(c->mount->store, true);
     c->call = session_delete(c->mount->client.session, session_deleted, c);
@@ -231,37 +204,27 @@ static int start_delete(struct command *c, const char *rest)
 
 /* --- */
 
-static const struct {
-    const char *name;
-    int (*start)(struct command *, const char *rest);
-    bool of_pool; /* at a pool's root, too */
-} commands[] = {
-    {"run", start_run, false},
-    {"submit", start_submit, false},
-    {"wait", start_wait, false},
-    {"cancel", start_cancel, false},
-    {"sync", start_sync, true},
-    {"refresh", start_refresh, false},
-    {"delete-session", start_delete, false},
+static int (*const starts[WORDS])(struct command *, const struct command_line *) = {
+    [WORD_RUN] = start_run,
+    [WORD_SUBMIT] = start_submit,
+    [WORD_WAIT] = start_wait,
+    [WORD_CANCEL] = start_cancel,
+    [WORD_SYNC] = start_sync,
+    [WORD_REFRESH] = start_refresh,
+    [WORD_DELETE_SESSION] = start_delete,
 };
 
 int command_start(struct command *c, struct mount *m, struct jobs *jobs, struct waiter *w,
-                  const char *line)
+                  const char *text)
 {
+    struct command_line line = {0};
     *c = (struct command){.mount = m, .jobs = jobs, .waiter = w};
-    line += strspn(line, " \t");
-    size_t len = strcspn(line, " \t");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
-        if (strlen(commands[i].name) == len && strncmp(line, commands[i].name, len) == 0 &&
-            (m->store || commands[i].of_pool))
-            return commands[i].start(c, line + len + strspn(line + len, " \t"));
-    }
-    if (!m->store)
-        return command_refuse(c,
-                              "unknown command; here is only sync, and more in the .acafs of each "
-                              "session");
-    return command_refuse(c, "unknown command; there are: run submit wait cancel sync refresh "
-                             "delete-session");
+    const char *why = command_line_parse(text, &line);
+    if (!m->store && line.word != WORD_SYNC)
+        why = "unknown command; here is only sync, and more in the .acafs of each session";
+    int err = why ? command_refuse(c, why) : starts[line.word](c, &line);
+    command_line_free(&line);
+    return err;
 }
 
 int command_step(struct command *c)

@@ -448,14 +448,23 @@ static int start_command(struct handle *h)
     return err;
 }
 
-/* What keeps these bytes from being the line's next ones, or NULL. */
-static const char *line_problem(const struct handle *h, const char *data, size_t size)
+static size_t blanks(const char *data, size_t size)
 {
-    const char *end = memchr(data, '\n', size);
-    if (end && end != data + size - 1)
-        return "one command a write: what follows the end of the line is lost";
+    size_t n = 0;
+    while (n < size && data[n] && strchr(" \t\r\n", data[n]))
+        n++;
+    return n;
+}
+
+/* What keeps these bytes from being the line's next ones, and its end if there is one; or NULL. */
+static const char *line_problem(const struct handle *h, const char *data, size_t size,
+                                const char *end)
+{
+    size_t more = end ? (size_t)(data + size - end) : 0;
     if (memchr(data, '\0', size))
         return "a command is text: there is a NUL byte in it";
+    if (end && blanks(end, more) != more)
+        return "one command a write: none of these was started";
     return h->line.len + size > LINE_LIMIT ? "a command is no longer than 16 MiB" : NULL;
 }
 
@@ -504,10 +513,16 @@ void control_write(struct control *c, fuse_req_t req, const char *data, size_t s
         fuse_reply_err(req, h->busy ? EBUSY : EPERM);
         return;
     }
-    const char *why = line_problem(h, data, size);
-    bool complete = size && data[size - 1] == '\n';
-    int err = why ? refuse_line(h, why) : buf_add(&h->line, data, complete ? size - 1 : size);
-    if (!err && complete)
+    size_t skip = h->line.len ? 0 : blanks(data, size);
+    if (skip == size) { /* a blank line is no command */
+        fuse_reply_write(req, size);
+        return;
+    }
+    const char *end = memchr(data + skip, '\n', size - skip), *from = data + skip;
+    const char *why = line_problem(h, from, size - skip, end);
+    int err = why ? refuse_line(h, why)
+                  : buf_add(&h->line, from, end ? (size_t)(end - from) : size - skip);
+    if (!err && end)
         err = start_command(h);
     if (err)
         fuse_reply_err(req, -err);

@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 #include "acafs/job_log.h"
+#include "acafs/job_request.h"
 #include "acafs/notify.h"
 #include "store/fault.h"
 #include "util/cleanup.h"
@@ -516,95 +517,6 @@ int jobs_drain(struct jobs *jobs, struct waiter *w)
 
 /* --- taking them in */
 
-/* A path below the mount's root, without "." and ".." parts. */
-static bool path_ok(const char *path)
-{
-    if (!*path)
-        return false;
-    while (*path) {
-        size_t len = strcspn(path, "/");
-        if (len == 0 || (len == 1 && path[0] == '.') ||
-            (len == 2 && path[0] == '.' && path[1] == '.'))
-            return false;
-        path += len;
-        if (*path == '/' && !*++path)
-            return false;
-    }
-    return true;
-}
-
-static const char *take_args(struct run *run, const cJSON *request)
-{
-    const cJSON *args = json_array(request, "args"), *arg;
-    size_t n = args ? (size_t)cJSON_GetArraySize(args) : 0, i = 0;
-    if (!(run->args = calloc(n + 1, sizeof *run->args)))
-        return "out of memory";
-    if (!args && cJSON_GetObjectItemCaseSensitive(request, "args"))
-        return "args must be strings";
-    cJSON_ArrayForEach (arg, args) {
-        if (!cJSON_IsString(arg))
-            return "args must be strings";
-        if (!(run->args[i++] = strdup(arg->valuestring)))
-            return "out of memory";
-    }
-    return NULL;
-}
-
-/* Takes a member that is true or false, when it is there: false when it is something else. */
-static bool take_flag(const cJSON *request, const char *name, bool *flag)
-{
-    return json_bool(request, name, flag) || !cJSON_GetObjectItemCaseSensitive(request, name);
-}
-
-static bool only_known_members(const cJSON *request)
-{
-    static const char known[] = " path code code_name args in_kernel plain timeout outputs ";
-    const cJSON *member;
-    cJSON_ArrayForEach (member, request) {
-        _cleanup_buf_ struct buf word = {0};
-        if (buf_addf(&word, " %s ", member->string) || !strstr(known, word.data))
-            return false;
-    }
-    return true;
-}
-
-static const char *take_spec(struct run *run, const cJSON *request)
-{
-    if (!only_known_members(request))
-        return "members are path, code, code_name, args, in_kernel, plain, timeout and outputs";
-    const char *path = json_string(request, "path"), *code = json_string(request, "code"),
-               *name = json_string(request, "code_name");
-    if (!path == !code)
-        return "give either a path or code";
-    if (path && !path_ok(path))
-        return "the path must be relative to the mount's top, without . and ..";
-    run->path = path ? strdup(path) : NULL;
-    run->code = code ? strdup(code) : NULL;
-    run->code_name = name ? strdup(name) : NULL;
-    if (!run->path && !run->code)
-        return "out of memory";
-    const cJSON *timeout = cJSON_GetObjectItemCaseSensitive(request, "timeout");
-    if (timeout && !cJSON_IsNull(timeout) &&
-        (!cJSON_IsNumber(timeout) || !(timeout->valuedouble >= 0 && timeout->valuedouble < 1e9)))
-        return "timeout must be a number of seconds";
-    const char *why = take_args(run, request);
-    run->spec = (struct job_spec){
-        .path = run->path,
-        .code = run->code,
-        .code_name = run->code_name,
-        .args = (const char *const *)run->args,
-        .keep_outputs = true,
-        .timeout_ms = cJSON_IsNumber(timeout) ? (int64_t)(timeout->valuedouble * 1000) : 0,
-    };
-    if (!take_flag(request, "in_kernel", &run->spec.in_kernel) ||
-        !take_flag(request, "plain", &run->spec.plain) ||
-        !take_flag(request, "outputs", &run->spec.keep_outputs))
-        return "in_kernel, plain and outputs are true or false";
-    if (!why && run->spec.plain && (path || run->args[0]))
-        return "plain is for code without args";
-    return why;
-}
-
 static struct run *new_run(struct jobs *jobs, uint64_t id)
 {
     struct run *run = calloc(1, sizeof *run);
@@ -633,7 +545,7 @@ static struct run *submit(struct jobs *jobs, const cJSON *request, uint64_t cont
     *why = "out of memory";
     if (!run)
         return NULL;
-    *why = take_spec(run, request);
+    *why = job_request_take(request, run);
     run->request = cJSON_Duplicate(request, true);
     if (!*why && !run->request)
         *why = "out of memory";
@@ -669,7 +581,7 @@ struct run *jobs_submit_script(struct jobs *jobs, const char *path, uint64_t con
 
 static const char *restore(struct run *run, const cJSON *document)
 {
-    const char *why = take_spec(run, json_object(document, "request")),
+    const char *why = job_request_take(json_object(document, "request"), run),
                *name = json_string(document, "name"), *etag = json_string(document, "etag"),
                *content = json_string(document, "content");
     const cJSON *report = json_object(document, "report");

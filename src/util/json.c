@@ -35,6 +35,19 @@ static bool prepare(char *text, size_t len)
     return true;
 }
 
+/* Backslashes stand within strings only, and each takes the next character along. */
+bool json_has_nul(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] != '\\')
+            continue;
+        if (len - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0)
+            return true;
+        i++;
+    }
+    return false;
+}
+
 cJSON *json_parse(const char *text, size_t len)
 {
     if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {

@@ -13,8 +13,10 @@
  * accepted, anything after the document is not. NULL when it is no JSON, is nested
  * deeper than 128, or is too large for memory. cJSON ends strings at \u0000: the
  * escape is replaced by U+FFFD here, so no name is silently cut short. Whoever must
- * tell the two apart looks for "\u0000" in the text itself. */
+ * tell the two apart asks json_has_nul(). */
 cJSON *json_parse(const char *text, size_t len);
+/* Whether a string of a document that was parsed holds the escape \u0000. */
+bool json_has_nul(const char *text, size_t len);
 
 /* The member's string, or NULL. Owned by the document. */
 const char *json_string(const cJSON *object, const char *name);

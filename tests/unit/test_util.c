@@ -82,6 +82,8 @@ static void json_is_strict_at_the_border(void **state)
     _cleanup_json_ cJSON *named = json_parse(nul, strlen(nul));
     assert_string_equal(json_string(named, "n"), "a\xef\xbf\xbd" "b");
     assert_string_equal(json_string(named, "m"), "\\u0000");
+    assert_true(json_has_nul(nul, strlen(nul)));
+    assert_false(json_has_nul("[\"\\\\u0000\"]", 11));
     assert_null(json_string(named, "absent"));
     assert_null(json_string(NULL, "n"));
 }
