@@ -6,8 +6,8 @@ packages_build=(gcc libc6-dev meson pkgconf libfuse3-dev libcurl4-openssl-dev li
     libmicrohttpd-dev libssl-dev uthash-dev python3)
 packages_run=(fuse3 bubblewrap python3 python3-pkg-resources ca-certificates)
 packages_test=(libcmocka-dev python3-pytest python3-pytest-timeout python3-pytest-xdist
-    python3-pytest-rerunfailures python3-matplotlib curl git rsync openssl sqlite3 vim-tiny attr
-    patch procps mandoc systemd)
+    python3-pytest-rerunfailures python3-matplotlib python3-nbformat curl git rsync openssl
+    sqlite3 vim-tiny attr patch procps mandoc systemd)
 packages_deb=(debhelper lintian)
 packages_machine=(debootstrap)
 

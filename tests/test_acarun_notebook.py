@@ -226,6 +226,36 @@ def test_top_level_await_and_futures(direct):
     assert direct.outputs(2)[0]["data"]["text/plain"] == ["{'x': 'not_defined'}"]
 
 
+def test_carets_stand_below_what_failed(direct):
+    direct.write("x = 1\nx + 2 / 0", "s = '\u00e9\u2028\f'\ndef f(): return s + 1\nf()", "a = 1\r\nb = 2\r\na + c")
+    assert direct.run("--allow-errors") == 1
+    for number, line, carets in ((0, "x + 2 / 0", "2 / 0"), (1, "def f(): return s + 1", "s + 1"), (1, "f()", "f()"), (2, "a + c", "c")):
+        trace = direct.outputs(number)[0]["traceback"]
+        at = trace.index("    " + line)
+        if carets != line:  # else Python leaves them out
+            assert trace[at + 1].rstrip() == "    " + " " * line.rindex(carets) + trace[at + 1].strip(), trace
+            assert len(trace[at + 1].strip()) == len(carets), trace
+
+
+def test_jupyter_s_own_judge(book):
+    """What is written is valid to nbformat, which Jupyter reads it with."""
+    nbformat = pytest.importorskip("nbformat")
+    book.write("print('out'); import sys; print('err', file=sys.stderr)\ndisplay({1: 2}); 5", "", "1 / 0",
+               "import matplotlib.pyplot as plt; plt.plot([1]); plt.show(); plt.plot([2])\nclass Rich:\n    def _repr_html_(self):"
+               " return '<b>'\n    def _repr_json_(self): return {'a': [1]}\nRich()", "import os; os._exit(1)", "print('never')",
+               {"cell_type": "markdown", "metadata": {}, "source": ["# x"]}, {"cell_type": "raw", "metadata": {}, "source": ""})
+    given = book.read()
+    for number, cell in enumerate(given["cells"]):
+        cell["id"] = f"cell-{number}"
+    book.path.write_text(json.dumps(given))
+    nbformat.validate(nbformat.read(book.path, as_version=4))
+    assert book.run("--allow-errors") not in (0, 64, 65)
+    found = nbformat.read(book.path, as_version=4)
+    nbformat.validate(found)
+    assert [cell["id"] for cell in found["cells"]] == [f"cell-{number}" for number in range(8)]
+    assert [len(cell.get("outputs", [])) for cell in found["cells"]] == [4, 0, 1, 3, 1, 0, 0, 0]
+
+
 # --- the place
 
 def test_it_starts_in_its_own_directory(tmp_path, mounts):
@@ -350,8 +380,20 @@ def test_a_notebook_edited_meanwhile_is_not_overwritten(direct):
 def test_what_is_no_notebook(direct, content, says):
     if content is not None:
         direct.path.write_text(content)
-    assert direct.run() == 66 and says in direct.said.stderr
+    assert direct.run() == (66 if content is None else 65) and says in direct.said.stderr
     assert content is None or direct.path.read_text() == content
+
+
+def test_a_byte_order_mark(direct):
+    """As some editors put it, and with which Jupyter refuses the file."""
+    text = text_of([code("6 * 7")])
+    direct.path.write_text(text, encoding="utf-8-sig")
+    assert direct.run() == 0, direct.said.stderr
+    assert direct.path.read_bytes()[:1] == b"{" and direct.outputs(0)[0]["data"] == {"text/plain": ["42"]}
+    direct.path.write_text(text, encoding="utf-16")
+    before = direct.path.read_bytes()
+    assert direct.run() == 65 and "line 1: this is no JSON" in direct.said.stderr
+    assert direct.path.read_bytes() == before
 
 
 def test_usage(direct):

@@ -129,7 +129,7 @@ class Cell:
             self.fail(error)
 
     def evaluate(self, source):
-        lines = source.splitlines(True)
+        lines = lines_of(source)
         linecache.cache[self.file] = (len(source), None, lines, self.file)
         tree = self.parse(source)
         last = None
@@ -334,6 +334,11 @@ def own_loop(asyncio):
     return loop
 
 
+def lines_of(source):
+    """As Python counts them, each with its end: traceback's carets are a column off without."""
+    return list(io.StringIO(source + "\n", newline=None))
+
+
 def silenced(lines, last):
     """Whether the last expression is followed by a semicolon: its value is not wanted."""
     if last.end_lineno > len(lines):
@@ -343,7 +348,7 @@ def silenced(lines, last):
 
 def explained(error, source):
     """A SyntaxError that says so when the line is IPython's, not Python's."""
-    lines = source.splitlines()
+    lines = lines_of(source)
     line = lines[error.lineno - 1] if error.lineno and error.lineno <= len(lines) else ""
     magic = MAGIC.match(line)
     if not magic:
@@ -351,7 +356,7 @@ def explained(error, source):
     word = magic.group(1)
     what = "shell commands (!)" if word == "!" else "%s: magics" % word
     return SyntaxError("%s are IPython's, and the kernel of this session is plain Python" % what,
-                       (error.filename, error.lineno, magic.start(1) + 1, line + "\n"))
+                       (error.filename, error.lineno, magic.start(1) + 1, line))
 
 
 def call(value, name, *arguments):

@@ -320,7 +320,7 @@ static int load(struct run *r)
     err = notebook_parse(r->last.data, r->last.len, &r->notebook, &why);
     if (err) {
         log_error("%s: %s", r->path, why ? why : strerror(-err));
-        return EXIT_NO_SCRIPT;
+        return EXIT_BAD_DATA;
     }
     for (size_t i = 0; i < r->notebook.cell_count; i++) {
         const char *source = r->notebook.cells[i].source;

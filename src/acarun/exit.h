@@ -6,6 +6,7 @@ enum {
     EXIT_OK = 0,
     EXIT_RAISED = 1,
     EXIT_BAD_USAGE = 64,
+    EXIT_BAD_DATA = 65, /* the notebook is none, or the input no tool call */
     EXIT_NO_SCRIPT = 66,
     EXIT_UNREACHABLE = 69,
     EXIT_NO_OUTPUT = 73,   /* the files beside the script can't be written */

@@ -134,6 +134,10 @@ int notebook_parse(const char *text, size_t len, struct notebook *out, char **wh
     size_t wrong;
     *out = (struct notebook){0};
     *why = NULL;
+    if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text += 3;
+        len -= 3;
+    }
     if (buf_adds(&out->text, "") || buf_add(&out->text, text, len))
         return -ENOMEM;
     if (!span_check(out->text.data, len, SPAN_DEPTH, &top, &wrong))
@@ -142,7 +146,8 @@ int notebook_parse(const char *text, size_t len, struct notebook *out, char **wh
     if (!version.at)
         return refuse(why, "this is no notebook");
     if (version.len != 1 || *version.at != '4')
-        return refuse(why, "another version of the format than 4: save it with Jupyter first");
+        return refuse(
+            why, "another version of the notebook format than 4: open it in Jupyter and save it");
     if (!is_python(top))
         return refuse(why, "it is of another language than Python, which is what sessions run");
     return read_cells(span_member(top, "cells"), out, why);

@@ -29,7 +29,8 @@ struct notebook {
 void notebook_free(struct notebook *);
 
 /* 0, or -errno with *why (malloc'd, one line; NULL when out of memory): no JSON, another version of
- * the format, another language than Python. Copies the text. */
+ * the format, another language than Python. Copies the text, but for a byte order mark, with which
+ * Jupyter would not open it. */
 int notebook_parse(const char *text, size_t len, struct notebook *out, char **why);
 
 /* The notebook with the cells' new outputs and counts: 0 or -ENOMEM. Those of code cells that were
