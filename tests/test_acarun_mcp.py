@@ -15,9 +15,10 @@ import uuid
 import pytest
 
 from support import process
+from support.wait import wait_for
 
 PNG = b"\x89PNG\r\n\x1a\n"
-REVISIONS = ["2025-06-18", "2025-03-26", "2024-11-05"]
+REVISIONS = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
 
 
 class Client:
@@ -161,10 +162,10 @@ def test_revisions(clients, asked, got):
     tools = client.ask("tools/list", {})["result"]["tools"]
     assert [tool["name"] for tool in tools] == ["code_interpreter", "list_files", "upload_file", "download_file"]
     assert [("outputSchema" in tool, "annotations" in tool) for tool in tools[:3]] == \
-        [(got == REVISIONS[0], got != REVISIONS[2])] * 3
+        [(got in REVISIONS[:2], got != REVISIONS[3])] * 3
     result = client.code("6 * 7")
     assert json.loads(text(result)) == {"result": 42, "stdout": "", "stderr": ""}
-    assert ("structuredContent" in result) == (got == REVISIONS[0])
+    assert ("structuredContent" in result) == (got in REVISIONS[:2])
     assert client.close() == 0
 
 
@@ -215,17 +216,44 @@ def test_bad_requests(client, sent, id, code):
     assert client.ask("ping")["result"] == {}
 
 
-@pytest.mark.parametrize("params", [
-    None, {}, {"name": "unknown"}, {"name": 5}, {"name": "code_interpreter"},
-    {"name": "code_interpreter", "arguments": []}, {"name": "code_interpreter", "arguments": {"python_code": 5}},
+WRONG_CALLS = [None, {}, {"name": "unknown"}, {"name": 5}, {"name": "code_interpreter", "arguments": []},
+               {"name": "code_interpreter", "arguments": {"python_code": "1\0"}},
+               {"name": "upload_file", "arguments": {"path": "x", "text": "a\0b"}}]
+WRONG_ARGUMENTS = [
+    {"name": "code_interpreter"}, {"name": "code_interpreter", "arguments": {"python_code": 5}},
     {"name": "code_interpreter", "arguments": {"code": "1"}}, {"name": "list_files", "arguments": {"path": 5}},
     {"name": "list_files", "arguments": {"recursive": "yes"}}, {"name": "download_file", "arguments": {}},
     {"name": "upload_file", "arguments": {"path": "a"}}, {"name": "upload_file", "arguments": {"text": "a"}},
     {"name": "upload_file", "arguments": {"path": "a", "text": "b", "base64": "Yg=="}},
-])
-def test_bad_params(client, params):
-    assert client.ask("tools/call", params)["error"]["code"] == -32602
+]
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:2])
+def test_bad_params(clients, revision):
+    client = clients(hello=False)
+    client.hello(revision)
+    for params in WRONG_CALLS:
+        assert client.ask("tools/call", params)["error"]["code"] == -32602, params
+    for params in WRONG_ARGUMENTS:
+        answer = client.ask("tools/call", params)
+        if revision == "2025-11-25":  # it wants the model to read what is wrong
+            assert answer["result"]["isError"] is True and text(answer["result"]), params
+        else:
+            assert answer["error"]["code"] == -32602, params
     assert client.ask("initialize", {})["error"]["code"] == -32602
+    assert client.ask("tools/list", {"cursor": "x"})["error"]["code"] == -32602
+    assert client.ask("tools/list", {"cursor": None})["result"]["tools"]
+    assert client.call("list_files")["content"]  # it made no file of it
+    assert json.loads(text(client.call("list_files")))["files"] == []
+
+
+def test_before_initialize(clients):
+    """Clients should only ping; what else they ask is answered as the latest revision has it."""
+    client = clients(hello=False)
+    assert client.ask("ping")["result"] == {}
+    assert len(client.ask("tools/list")["result"]["tools"]) == 4
+    assert client.ask("server/discover")["error"]["code"] == -32601  # by which later clients tell our age
+    assert client.hello()["protocolVersion"] == REVISIONS[0]
 
 
 @pytest.mark.parametrize("id", [b'"a\\u0022\\n\xc3\xa9"', b"12345678901234567890123", b"-1.50e3", b'""', b"0"])
@@ -292,6 +320,54 @@ def test_code_that_fails(client):
     assert client.code("1")["isError"] is False
 
 
+@pytest.mark.parametrize("code, says", [
+    ("import sys; sys.exit(3)", "exit 3"), ("exit(4)", "exit 4"), ("import sys; sys.exit('no')", "no\nexit 1"),
+    ("import sys; print('warned', file=sys.stderr); sys.exit(3)", "warned\nexit 3")])
+def test_code_that_exits_tells_its_status(client, code, says):
+    result = client.code(code)
+    assert result["isError"] is True and result["structuredContent"]["stderr"] == says
+    assert json.loads(text(result)) == result["structuredContent"]
+    result = client.code("import sys; sys.exit()")
+    assert result["isError"] is False and result["structuredContent"]["stderr"] == ""
+
+
+@pytest.mark.parametrize("how", ["os._exit(3)", "os.kill(os.getpid(), 9)", "import ctypes; ctypes.string_at(0)"])
+def test_a_kernel_that_dies_says_so(client, how):
+    client.code("x = 1")
+    result = client.code(f"import os, sys; print('seen', flush=True); print('warned', file=sys.stderr, flush=True); {how}")
+    told = result["structuredContent"]
+    assert result["isError"] is True and told["stdout"] == "seen\n"
+    assert told["stderr"].startswith("warned\n") and "variables and imports are gone" in told["stderr"]
+    assert client.code("'x' in globals()")["structuredContent"]["result"] is False
+
+
+DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun', flush=True)\nopen('begun', 'w').close()\ntime.sleep(60)"
+
+
+@pytest.mark.limit(90)
+def test_code_that_had_to_be_killed_takes_the_variables_along(clients, client):
+    timed = clients("-t", "1")
+    timed.code("x = 1")
+    told = timed.code(DEAF)["structuredContent"]
+    assert told["stdout"] == "begun\n" and told["stderr"].startswith("timed out; ")
+    assert "variables and imports are gone" in told["stderr"]
+    # Of a call that was cancelled nobody hears, so the next one tells.
+    client.code("x = 1")
+    number = client.start("code_interpreter", python_code=DEAF)
+    while not client.call("list_files")["structuredContent"]["files"]:
+        pass
+    client.notify("notifications/cancelled", requestId=number)
+    result = client.answer(client.start("code_interpreter", python_code="'x' in globals()"), timeout=60)["result"]
+    assert result["structuredContent"]["result"] is False
+    assert "variables and imports of earlier calls are gone" in result["content"][-1]["text"]
+    assert len(client.code("1")["content"]) == 1
+
+
+def test_what_is_left_out_is_named(client):
+    told = client.code("'x' * 20_000_000")["structuredContent"]
+    assert told["result"] is None and "left out" in told["stderr"]
+
+
 def test_images(client):
     result = client.code("import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()\nplt.figure(); plt.plot([1])")
     images = result["content"][1:]
@@ -349,7 +425,8 @@ def test_a_cancelled_call(client):
 def test_timeout(clients):
     client = clients("-t", "1")
     result = client.code("import time; time.sleep(60)")
-    assert result["isError"] is True and "KeyboardInterrupt" in result["structuredContent"]["stderr"]
+    said = result["structuredContent"]["stderr"]
+    assert result["isError"] is True and "KeyboardInterrupt" in said and said.endswith("timed out")
     assert client.code("1")["isError"] is False
 
 
@@ -413,7 +490,8 @@ def test_errors_of_tools(client):
             assert result["isError"] is True and "/mnt/data" in text(result)
     assert client.call("download_file", path="missing")["isError"] is True
     assert client.call("download_file", path="")["isError"] is True
-    assert client.call("upload_file", path="x", base64="%%%")["isError"] is True
+    result = client.call("upload_file", path="x", base64="%%%")
+    assert result["isError"] is True and "not valid base64" in text(result)
     client.code("open('large', 'wb').write(bytes(5_000_000))")
     result = client.call("download_file", path="large")
     assert result["isError"] is True and "4 MiB" in text(result)
@@ -509,13 +587,30 @@ def test_a_session_with_a_name_stays(clients, session):
 
 def test_calls_under_way_at_the_end_of_input(clients):
     client = clients()
-    number = client.start("code_interpreter", python_code="6 * 7")
-    client.process.stdin.close()
+    slow = client.start("code_interpreter", python_code="import time; time.sleep(4); x = 6")
+    number = client.start("code_interpreter", python_code="x * 7")
+    client.process.stdin.close()  # as a pipe of prepared messages does, whose reader stays
+    assert client.answer(slow)["result"]["isError"] is False
     assert client.answer(number)["result"]["structuredContent"]["result"] == 42
     assert client.process.wait(20) == 0
 
 
-@pytest.mark.parametrize("how", ["input", "SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_client_that_is_gone(client, session, pool):
+    """Both its ends of our pipes are closed while code runs that has no end."""
+    with subprocess.Popen([process.ACARUN, "mcp", "-p", "local", "-s", session], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=client.env) as left:
+        arguments = {"python_code": "open('begun', 'w').close()\nwhile True: pass"}
+        left.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                                     "params": {"name": "code_interpreter", "arguments": arguments}}).encode() + b"\n")
+        left.stdin.flush()
+        wait_for(lambda: "begun" in pool.names(session), 20)
+        left.stdin.close()
+        left.stdout.close()
+        assert left.wait(20) == 0
+    assert pool.run(session, "6 * 7") == 42  # nothing holds it up
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "input and SIGTERM", "SIGINT", "SIGHUP"])
 def test_it_ends_in_time_while_code_runs(clients, own_pool, session, how):
     pool = own_pool()
     for named in (None, session):
@@ -524,10 +619,9 @@ def test_it_ends_in_time_while_code_runs(clients, own_pool, session, how):
         while not client.call("list_files")["structuredContent"]["files"]:
             pass
         began = time.monotonic()
-        if how == "input":
+        if "input" in how:  # what the protocol has clients do
             client.process.stdin.close()
-        else:
-            client.process.send_signal(getattr(signal, how))
+        client.process.send_signal(getattr(signal, how.split()[-1]))
         assert client.process.wait(20) == 0
         assert time.monotonic() - began < 6
     assert [each["identifier"] for each in listed(pool)] == [session]

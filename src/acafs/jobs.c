@@ -239,11 +239,6 @@ static void never_ran(struct run *run, const char *state, int exit_code, int err
     over(run);
 }
 
-static const char *const job_state_names[] = {
-    [JOB_SUCCEEDED] = "succeeded", [JOB_FAILED] = "failed", [JOB_CANCELED] = "canceled",
-    [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
-};
-
 static void job_output(void *arg, int stream, const void *data, size_t len)
 {
     struct run *run = arg;
@@ -324,7 +319,7 @@ static void job_done(void *arg, const struct job_result *result)
         run->content = 0; /* it was not run */
         run->unattended = false;
     }
-    cJSON *report = new_report(run, job_state_names[result->state], result->exit_code);
+    cJSON *report = new_report(run, job_state_name(result->state), result->exit_code);
     cJSON_AddNumberToObject(report, "milliseconds", (double)result->milliseconds);
     add_text(report, "message", result->message);
     cJSON_AddItemToObject(

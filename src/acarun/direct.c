@@ -125,11 +125,7 @@ static void waits(void *arg, const struct session_error *e, int64_t patience_ms)
 
 int task_take_result(struct report *r, struct output *output, const struct job_result *result)
 {
-    static const char *const states[] = {
-        [JOB_SUCCEEDED] = "succeeded", [JOB_FAILED] = "failed", [JOB_CANCELED] = "canceled",
-        [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
-    };
-    snprintf(r->state, sizeof r->state, "%s", states[result->state]);
+    snprintf(r->state, sizeof r->state, "%s", job_state_name(result->state));
     r->exit_code = result->error.err           ? exit_of_error(result->error.err)
                    : result->state == JOB_LOST ? EXIT_UNREACHABLE
                                                : result->exit_code;

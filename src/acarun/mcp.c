@@ -24,7 +24,7 @@ enum {
     MESSAGE_MAX = 64 << 20, /* of a message */
     OUT_MAX = 16 << 20,     /* while more waits to be read, nothing more is asked of us */
     CALLS_MAX = 256,
-    DRAIN_MS = 1000, /* clients send SIGTERM 2 s after they closed our input */
+    DRAIN_MS = 1000, /* how often whoever reads is looked for, once our input ended */
     STOP_MS = 2000,
     DELETE_MS = 2000,
 };
@@ -45,6 +45,12 @@ static bool can_write(int fd)
 {
     struct pollfd p = {.fd = fd, .events = POLLOUT};
     return poll(&p, 1, 0) > 0;
+}
+
+static bool has_reader(int fd)
+{
+    struct pollfd p = {.fd = fd};
+    return poll(&p, 1, 0) == 0;
 }
 
 static void writable(void *arg, short revents)
@@ -152,11 +158,14 @@ void mcp_forget(struct call *c)
 void mcp_answer(struct call *c, cJSON *result)
 {
     struct mcp *m = c->mcp;
-    if (m->recycled && result) {
+    if (m->recycled && result)
         content_add_text(result, "Note: the session had ended, and this is a new, empty one: "
                                  "variables and files of earlier calls are gone.");
-        m->recycled = false;
-    }
+    else if (m->restarted && result)
+        content_add_text(result, "Note: the session's interpreter had to be ended with a call that "
+                                 "was cancelled: variables and imports of earlier calls are gone.");
+    if (result)
+        m->recycled = m->restarted = false;
     send_result(m, c->batch, c->id, result);
     mcp_forget(c);
     mcp_ended(m);
@@ -207,8 +216,11 @@ static void call_tool(struct mcp *m, struct rpc_message *message, struct batch *
     }
     c->tool = tool;
     c->arguments = cJSON_DetachItemFromObjectCaseSensitive(message->params, "arguments");
-    const char *wrong = tool_begin(c);
-    if (wrong)
+    bool malformed = c->arguments && !cJSON_IsObject(c->arguments);
+    const char *wrong = malformed ? "arguments is no object" : tool_begin(c);
+    if (wrong && !malformed && m->version >= MCP_2025_11_25)
+        mcp_answer(c, content_error(wrong)); /* from which a model learns */
+    else if (wrong)
         mcp_answer_error(c, RPC_INVALID_PARAMS, wrong);
 }
 
@@ -240,6 +252,16 @@ static void hello(struct mcp *m, const struct rpc_message *message, struct batch
     send_result(m, b, message->id, content_hello(m->version));
 }
 
+/* The list is whole: no cursor of ours leads on in it. */
+static void list_tools(struct mcp *m, const struct rpc_message *message, struct batch *b)
+{
+    const cJSON *cursor = cJSON_GetObjectItemCaseSensitive(message->params, "cursor");
+    if (cursor && !cJSON_IsNull(cursor))
+        send_error(m, b, message->id, RPC_INVALID_PARAMS, "there is no such cursor");
+    else
+        send_result(m, b, message->id, content_tools(m->version, m->shared.fd >= 0));
+}
+
 static void take_request(struct mcp *m, struct rpc_message *message, struct batch *b)
 {
     const char *method = message->method;
@@ -248,7 +270,7 @@ static void take_request(struct mcp *m, struct rpc_message *message, struct batc
     else if (strcmp(method, "ping") == 0)
         send_result(m, b, message->id, cJSON_CreateObject());
     else if (strcmp(method, "tools/list") == 0)
-        send_result(m, b, message->id, content_tools(m->version, m->shared.fd >= 0));
+        list_tools(m, message, b);
     else if (strcmp(method, "tools/call") == 0)
         call_tool(m, message, b);
     else
@@ -408,7 +430,10 @@ static void late(void *arg)
     case SERVING:
         return;
     case DRAINING:
-        stop(m);
+        if (has_reader(m->output_fd))
+            loop_timer_set(&m->late, DRAIN_MS);
+        else
+            stop(m);
         return;
     case STOPPING:
         delete_session(m);

@@ -23,6 +23,7 @@ static const char *const versions[] = {
     [MCP_2024_11_05] = "2024-11-05",
     [MCP_2025_03_26] = "2025-03-26",
     [MCP_2025_06_18] = "2025-06-18",
+    [MCP_2025_11_25] = "2025-11-25",
 };
 
 const char *mcp_version_name(enum mcp_version version)

@@ -12,7 +12,13 @@
 #include "util/buf.h"
 
 /* Revisions of the protocol, oldest first. */
-enum mcp_version { MCP_2024_11_05, MCP_2025_03_26, MCP_2025_06_18, MCP_LATEST = MCP_2025_06_18 };
+enum mcp_version {
+    MCP_2024_11_05,
+    MCP_2025_03_26,
+    MCP_2025_06_18,
+    MCP_2025_11_25,
+    MCP_LATEST = MCP_2025_11_25
+};
 const char *mcp_version_name(enum mcp_version);
 /* The one asked for, else the latest. */
 enum mcp_version mcp_version_choose(const char *asked);

@@ -39,8 +39,8 @@ struct call {
     bool canceled;     /* it gets no answer */
 };
 
-/*     SERVING ──the input ends──▶ DRAINING ──all is answered, or a second later──▶ STOPPING
- *        └───────────────signal, or nobody reads───────────────────────────────▶ STOPPING
+/*     SERVING ──the input ends──▶ DRAINING ──all is answered, or signal, or nobody reads──▶
+ * STOPPING └───────────────signal, or nobody reads───────────────────────────────▶ STOPPING
  *     STOPPING ──no job is left, or late──▶ DELETING (a session of our own) ──▶ the end */
 enum phase { SERVING, DRAINING, STOPPING, DELETING };
 
@@ -61,8 +61,9 @@ struct mcp {
     struct job *job;    /* of the oldest call of code: one kernel does one thing at a time */
     struct call *runs;  /* that call; NULL when it was forgotten */
     struct loop_timer beat;
-    bool used;     /* the session may exist */
-    bool recycled; /* and was seen to be a new one, which no answer has told yet */
+    bool used;      /* the session may exist */
+    bool recycled;  /* and was seen to be a new one, which no answer has told yet; */
+    bool restarted; /* or its kernel was, likewise */
     int code;
 };
 

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,7 +56,8 @@ static cJSON *shown_value(const struct job_result *r)
 static cJSON *code_result(const struct call *c, const struct job_result *r)
 {
     _cleanup_json_ cJSON *value = shown_value(r);
-    const struct report report = {.exit_code = r->exit_code, .message = r->message, .value = value};
+    struct report report = {.exit_code = r->exit_code, .message = r->message, .value = value};
+    snprintf(report.state, sizeof report.state, "%s", job_state_name(r->state));
     cJSON *result = content_code(c->mcp->version, &report, &c->out, &c->err);
     for (size_t i = 0; result && i < r->image_count; i++)
         content_add_image(result, r->images[i].extension, &r->images[i].bytes);
@@ -68,6 +70,7 @@ static void done(void *arg, const struct job_result *r)
     struct call *c = m->runs;
     m->job = NULL;
     loop_timer_stop(&m->beat);
+    m->restarted = m->restarted || (r->kernel_ended && !c); /* whoever asked for it hears nothing */
     if (c && r->error.err)
         fail(c, &r->error);
     else if (c)
@@ -216,7 +219,7 @@ static void upload(struct call *c)
     } else if (!base64) {
         upload_local(c, json_string(c->arguments, "local_path"));
     } else if (buf_adds(&bytes, "") || text_unbase64(&bytes, base64, strlen(base64))) {
-        mcp_answer(c, content_error("base64: it is none"));
+        mcp_answer(c, content_error("base64: this is not valid base64 text (RFC 4648)"));
     } else {
         upload_bytes(c, bytes.data, bytes.len);
     }
@@ -312,9 +315,7 @@ static void begin_with_path(struct call *c)
 
 const char *tool_begin(struct call *c)
 {
-    const char *wrong = c->arguments && !cJSON_IsObject(c->arguments)
-                            ? "arguments is no object"
-                            : content_check(c->tool, c->arguments);
+    const char *wrong = content_check(c->tool, c->arguments);
     if (wrong)
         return wrong;
     if (c->tool == TOOL_CODE)

@@ -52,6 +52,8 @@ static void read_params(struct span params, struct rpc_message *m)
     m->params = json_parse(params.at, params.len);
     if (!m->params)
         bad(m, RPC_PARSE_ERROR, "a string in params is no text");
+    else if (json_has_nul(params.at, params.len)) /* which would come out as another character */
+        bad(m, RPC_INVALID_PARAMS, "a string in params holds \\u0000; base64 can hold any byte");
     m->request = identifier(span_member(params, "requestId"));
     m->token = identifier(span_member(span_member(params, "_meta"), "progressToken"));
 }

@@ -69,6 +69,10 @@ static int take_code(const char *arguments, struct tool_call *out)
             json ? "the arguments have no string python_code" : "the arguments are no JSON";
         return 0;
     }
+    if (json_has_nul(arguments, strlen(arguments))) {
+        out->wrong = "the code holds a NUL character, which Python does not take";
+        return 0;
+    }
     if (!(out->code = strdup(code)))
         return -ENOMEM;
     sanitize_code(out->code);
@@ -101,19 +105,27 @@ int tool_call_parse(enum tool_api api, const char *text, size_t len, struct tool
 
 /* --- the answer */
 
+/* How it ended, or what is left out, when stderr does not tell. An exception is told by its
+ * traceback there. */
+static int add_end(const struct report *r, struct buf *err)
+{
+    bool told = r->message && strcmp(r->state, "failed") == 0 && err->len;
+    const char *line = err->len && err->data[err->len - 1] != '\n' ? "\n" : "";
+    if (told || (!r->message && !r->exit_code))
+        return 0;
+    return r->message ? buf_addf(err, "%s%s", line, r->message)
+                      : buf_addf(err, "%sexit %d", line, r->exit_code);
+}
+
 int tool_content(const struct report *r, const struct buf *out, const struct buf *err,
                  struct buf *text)
 {
     _cleanup_free_ char *value = r->value ? cJSON_PrintUnformatted(r->value) : strdup("null");
-    const char *said = err->data;
-    size_t len = err->len;
-    if (!len && r->exit_code && r->message) { /* what ended it was no traceback */
-        said = r->message;
-        len = strlen(said);
-    }
-    if (!value || buf_addf(text, "{\"result\": %s, \"stdout\": ", value) ||
+    _cleanup_buf_ struct buf said = {0};
+    if (!value || buf_adds(&said, "") || buf_add(&said, err->data, err->len) || add_end(r, &said) ||
+        buf_addf(text, "{\"result\": %s, \"stdout\": ", value) ||
         report_json_string(text, out->data, out->len, NULL) || buf_adds(text, ", \"stderr\": ") ||
-        report_json_string(text, said, len, NULL))
+        report_json_string(text, said.data, said.len, NULL))
         return -ENOMEM;
     return buf_adds(text, "}");
 }

@@ -22,8 +22,9 @@ int tool_call_parse(enum tool_api, const char *text, size_t len, struct tool_cal
 cJSON *tool_schema(void);
 const char *tool_about(void);
 
-/* What the model reads: a JSON object of result, stdout and stderr. The message of the report
- * stands in for a stderr that is empty. 0 or -ENOMEM. */
+/* What the model reads: a JSON object of result, stdout and stderr, at whose end stands what the
+ * report has to say and no traceback tells: the exit code, a timeout, the end of the kernel. 0 or
+ * -ENOMEM. */
 int tool_content(const struct report *, const struct buf *stdout_text,
                  const struct buf *stderr_text, struct buf *out);
 

@@ -52,6 +52,15 @@ enum {
 
 /* --- giving things out */
 
+const char *job_state_name(enum job_state state)
+{
+    static const char *const names[] = {
+        [JOB_SUCCEEDED] = "succeeded", [JOB_FAILED] = "failed", [JOB_CANCELED] = "canceled",
+        [JOB_TIMED_OUT] = "timed-out", [JOB_LOST] = "lost",
+    };
+    return names[state];
+}
+
 static void job_free(struct job *j)
 {
     session_cancel(j->call);

@@ -50,6 +50,8 @@ struct job_spec {
 };
 
 enum job_state { JOB_SUCCEEDED, JOB_FAILED, JOB_CANCELED, JOB_TIMED_OUT, JOB_LOST };
+/* "succeeded", "failed", "canceled", "timed-out" or "lost". */
+const char *job_state_name(enum job_state);
 
 struct job_image {
     char *name; /* file name beside the script: hello.py.result.png; of code: code.result.png */
@@ -67,6 +69,7 @@ struct job_result {
     size_t image_count;
     int64_t milliseconds;
     bool replaced;              /* not run, for it was another script than the spec's, or none */
+    bool kernel_ended;          /* the session's, and its variables with it */
     bool untraced;              /* resumed, and nothing in the session tells of the run */
     struct session_error error; /* why the run could not be started or followed */
 };

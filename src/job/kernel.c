@@ -162,8 +162,11 @@ bool kernel_watched(struct job *j, struct watch_answer *a)
         }
         return false;
     case WATCH_DIED:
+        j->result.kernel_ended = timed_out;
         if (timed_out)
-            job_end(j, JOB_TIMED_OUT, 124, at_limit);
+            job_end(j, JOB_TIMED_OUT, 124,
+                    "ended by the service's limit for one execution, and the session's kernel "
+                    "with it: its variables and imports are gone");
         return timed_out;
     case WATCH_OVER:
         /* The pool may end a kernel whose caller goes away before the answer. */

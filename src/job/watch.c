@@ -90,13 +90,30 @@ static void over(struct job *j, struct watch_answer *a)
     fetch_results(j);
 }
 
+static void kernel_died(struct job *j)
+{
+    j->result.kernel_ended = true;
+    if (!j->stop_wanted)
+        job_end_unexplained(j, "the session's kernel ended while this ran, and its variables and "
+                               "imports are gone");
+    else if (j->stop_state == JOB_TIMED_OUT)
+        job_end(j, JOB_TIMED_OUT, 124,
+                "timed out; the session's kernel had to be ended, and its variables and imports "
+                "are gone");
+    else
+        job_end(j, JOB_CANCELED, 130,
+                "Canceled; the session's kernel had to be ended, and its variables and imports are "
+                "gone");
+}
+
 static void died(struct job *j)
 {
     if (++j->died < 2)
         loop_timer_set(&j->next, DIED_PAUSE_MS); /* it may be only just being born */
+    else if (j->in_kernel)
+        kernel_died(j);
     else
-        job_end_unexplained(j, j->in_kernel ? "the session's kernel ended while the script ran"
-                                            : "what watched the script in the session was ended");
+        job_end_unexplained(j, "what watched the script in the session was ended");
 }
 
 static void gone(struct job *j)

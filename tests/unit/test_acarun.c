@@ -481,6 +481,27 @@ static void an_end_without_a_traceback_is_told(void **state)
     assert_string_equal(json_string(read, "stderr"), "timed out");
     assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(read, "result")));
     report_free(&r);
+    static const struct {
+        struct report report;
+        const char *err, *said;
+    } cases[] = {
+        {{.state = "failed", .exit_code = 3}, "", "exit 3"},
+        {{.state = "failed", .exit_code = 3}, "warned", "warned\nexit 3"},
+        {{.state = "failed", .exit_code = 1, .message = (char *)"E: x"},
+         "Trace\nE: x\n",
+         "Trace\nE: x\n"},
+        {{.state = "lost", .exit_code = 1, .message = (char *)"died"}, "warned\n", "warned\ndied"},
+        {{.state = "succeeded", .message = (char *)"left out"}, "", "left out"},
+        {{.state = "succeeded"}, "warned\n", "warned\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        _cleanup_buf_ struct buf err = bytes_of(cases[i].err, strlen(cases[i].err));
+        _cleanup_json_ cJSON *said = NULL;
+        _cleanup_json_ cJSON *whole =
+            answer_of(TOOL_API_CHAT, &cases[i].report, &none, &err, &said);
+        assert_non_null(whole);
+        assert_string_equal(json_string(said, "stderr"), cases[i].said);
+    }
 }
 
 static void definitions_in_both_shapes(void **state)
