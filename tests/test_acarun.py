@@ -963,6 +963,75 @@ def test_tool_call(acarun):
     assert os.listdir(acarun.folder) == []
 
 
+def chat_response(*calls):
+    """As Chat Completions answers, with those calls."""
+    message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [json.loads(call) for call in calls]}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "usage": {},
+            "choices": [{"index": 0, "finish_reason": "tool_calls", "logprobs": None, "message": message}]}
+
+
+def python(code):
+    return json.dumps({"python_code": code})
+
+
+def test_every_call_of_a_response(acarun):
+    other = json.dumps({"id": "call_w", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}})
+    calls = [chat_call(python("n = 5"), id="a"), other, chat_call("[]", id="b"), chat_call(python("n + 1"), id="c")]
+    response = chat_response(*calls)
+    message = response["choices"][0]["message"]
+    for given in (response, response["choices"][0], message, message["tool_calls"]):
+        done = acarun("tool-call", "-a", "chat", input=json.dumps(given))
+        assert done.returncode == 0 and "get_weather" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        answers = json.loads(done.stdout)
+        assert [(each["role"], each["tool_call_id"]) for each in answers] == [("tool", "a"), ("tool", "b"), ("tool", "c")]
+        contents = [json.loads(each["content"]) for each in answers]
+        assert [each.get("result", "-") for each in contents] == [None, "-", 6] and "arguments" in contents[1]["error"]
+    assert os.listdir(acarun.folder) == []
+
+
+def test_every_call_of_the_other_api_s_response(acarun):
+    items = [{"type": "reasoning", "id": "rs_1", "summary": []}, json.loads(responses_call(python("n = 5"), call_id="a")),
+             json.loads(responses_call("{}", name="get_weather")), json.loads(responses_call(python("n + 1"), call_id="b")),
+             {"type": "message", "id": "msg_1", "role": "assistant", "content": []}]
+    for given in (items, {"id": "resp_1", "object": "response", "status": "completed", "output": items}):
+        done = acarun("tool-call", "-a", "responses", input=json.dumps(given))
+        assert done.returncode == 0 and "get_weather" in done.stderr
+        answers = json.loads(done.stdout)
+        assert [(each["type"], each["call_id"]) for each in answers] == [("function_call_output", "a"), ("function_call_output", "b")]
+        assert json.loads(answers[1]["output"])["result"] == 6
+
+
+def test_one_call_in_a_list_is_answered_by_a_list(direct):
+    done = direct("tool-call", "-a", "chat", input=json.dumps(chat_response(chat_call(python("1")))))
+    answer, = json.loads(done.stdout)
+    assert answer["tool_call_id"] == "call_1" and done.stderr == ""
+
+
+def test_calls_share_a_session_of_their_own(tmp_path, own_pool):
+    pool = own_pool()
+    env = process.environment(HOME=tmp_path, ACAFS_CONFIG=os.devnull, XDG_RUNTIME_DIR=pool.directory, ACAFS_TOKEN=pool.token)
+    calls = chat_response(chat_call(python("n = 5"), id="a"), chat_call(python("n + 1"), id="b"))
+    done = process.run([process.ACARUN, "tool-call", "-p", "local", "-a", "chat"], input=json.dumps(calls), env=env)
+    assert [json.loads(each["content"])["result"] for each in json.loads(done.stdout)] == [None, 6]
+    assert sessions(pool) == set()
+
+
+def test_answers_so_far_are_given_out(direct, session):
+    """Ctrl-C in the second of three calls: what the first one did is known all the same."""
+    waits = python("open('begun', 'w').close(); import time; time.sleep(60)")
+    calls = chat_response(chat_call(python("7"), id="a"), chat_call(waits, id="b"), chat_call(python("open('third', 'w')"), id="c"))
+    with subprocess.Popen([process.ACARUN, "tool-call", "-a", "chat", "-s", session], env=direct.env, cwd=direct.folder,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        running.stdin.write(json.dumps(calls).encode())
+        running.stdin.close()
+        wait_for(lambda: "begun" in direct.pool.names(session), 20)
+        running.send_signal(signal.SIGINT)
+        answer, = json.loads(running.stdout.read())
+        assert running.wait(20) == 130
+    assert answer["tool_call_id"] == "a" and json.loads(answer["content"])["result"] == 7
+    assert "third" not in direct.pool.names(session)
+
+
 def test_a_tool_call_whose_code_fails(acarun):
     done = acarun("tool-call", "-a", "chat", input=chat_call(json.dumps({"python_code": "1 / 0"})))
     content = json.loads(json.loads(done.stdout)["content"])
@@ -993,7 +1062,7 @@ def test_what_a_model_got_wrong_is_told_to_it(direct, arguments):
     ("responses", responses_call("{}", name="other")), ("responses", responses_call("{}", call_id=None))])
 def test_what_is_no_tool_call(direct, api, text):
     done = direct("tool-call", "--api", api, input=text)
-    assert done.returncode == 64 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.returncode == 65 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "tool call" in done.stderr
 
 

@@ -26,8 +26,9 @@ struct acarun {
     struct options options;
     struct task task;
     struct report report;
-    struct place place; /* in a mount, when root is set */
-    struct buf input;   /* all of standard input */
+    struct place place;    /* in a mount, when root is set */
+    struct direct *direct; /* else, for several runs */
+    struct buf input;      /* all of standard input */
     char *code, *name, *dir;
 };
 
@@ -131,7 +132,9 @@ static int run(struct acarun *a)
     t->options = &a->options;
     t->report = &a->report;
     a->report.images = cJSON_CreateArray();
-    int code = a->place.root ? mounted_run(t, &a->place) : direct_run(t);
+    int code = a->place.root ? mounted_run(t, &a->place)
+               : a->direct   ? direct_task(a->direct, t)
+                             : direct_run(t);
     if (code >= 0)
         return code;
     _cleanup_free_ char *why = NULL;
@@ -240,42 +243,75 @@ static int run_command(struct acarun *a)
     return ended(a, err);
 }
 
-static int answer_call(struct acarun *a, const struct tool_call *call)
+/* Adds the answer of a call that was run, if it was one to be run. */
+static int add_answer(struct acarun *a, const struct tool_call *call, struct buf *answers)
 {
     static const struct buf none = {0};
-    _cleanup_buf_ struct buf text = {0};
     const struct output *o = a->task.output;
-    int err = tool_answer(a->options.api, call, o ? &a->report : NULL,
-                          o ? output_kept(o, 1) : &none, o ? output_kept(o, 2) : &none, &text);
-    if (err) {
+    if (o && strcmp(a->report.state, "canceled") == 0)
+        return EXIT_INTERRUPTED;
+    int err = answers->len > 1 ? buf_adds(answers, ",") : 0;
+    err = err ? err
+              : tool_answer(a->options.api, call, o ? &a->report : NULL,
+                            o ? output_kept(o, 1) : &none, o ? output_kept(o, 2) : &none, answers);
+    if (err)
         log_error("%s", strerror(-err));
-        return EXIT_RAISED;
+    return err ? EXIT_RAISED : -1;
+}
+
+static int answer_call(struct acarun *a, const struct tool_call *call, struct buf *answers)
+{
+    int code = -1;
+    a->task.code = call->code;
+    a->task.code_name = "-c";
+    if (call->code && !a->place.root && !a->direct)
+        a->direct = direct_open(&a->options, a->task.signal_fd, &code);
+    if (call->code && code < 0)
+        code = open_output(a, false, true);
+    if (call->code && code < 0)
+        code = run(a);
+    code = code < 0 ? add_answer(a, call, answers) : code;
+    output_free(a->task.output);
+    a->task.output = NULL;
+    report_free(&a->report);
+    return code;
+}
+
+/* One after another, in one session; the first that can't be run ends it. */
+static int answer_calls(struct acarun *a, const struct tool_calls *calls, struct buf *answers)
+{
+    int code = take_place(a);
+    for (size_t i = 0; i < calls->count && code < 0; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "code-%zu", i + 1);
+        free(a->name);
+        a->name = calls->one ? NULL : strdup(name);
+        code = answer_call(a, &calls->calls[i], answers);
     }
-    fputs(text.data, stdout);
-    return fflush(stdout) ? EXIT_NO_TERMINAL : EXIT_OK;
+    return code;
 }
 
 static int call_command(struct acarun *a)
 {
-    struct tool_call call = {0};
+    struct tool_calls calls = {0};
+    _cleanup_buf_ struct buf answers = {0};
     const char *why = NULL;
-    int err = read_input(a), code = -1;
+    int err = read_input(a), code = EXIT_BAD_DATA;
     if (!err)
-        err = tool_call_parse(a->options.api, a->input.data, a->input.len, &call, &why);
-    if (err) {
+        err = tool_calls_parse(a->options.api, a->input.data, a->input.len, &calls, &why);
+    if (!err && calls.others.len)
+        log_info("not answered, for others to do: %s", calls.others.data);
+    if (err)
         log_error("tool call on standard input: %s", why ? why : strerror(-err));
-        code = EXIT_BAD_USAGE;
-    } else if (call.code) {
-        a->task.code = call.code;
-        a->task.code_name = "-c";
-        code = take_place(a);
-        code = code < 0 ? open_output(a, false, true) : code;
-        code = code < 0 ? run(a) : code;
-    }
-    if (code < 0)
-        code = answer_call(a, &call);
-    tool_call_free(&call);
-    return code;
+    else if (buf_adds(&answers, calls.one ? "" : "["))
+        code = EXIT_RAISED;
+    else
+        code = answer_calls(a, &calls, &answers);
+    if (answers.len > 1 &&
+        (printf("%s%s\n", answers.data, calls.one ? "" : "]") < 0 || fflush(stdout)))
+        code = code < 0 ? EXIT_NO_TERMINAL : code;
+    tool_calls_free(&calls);
+    return code < 0 ? EXIT_OK : code;
 }
 
 static int definition_command(struct acarun *a)
@@ -294,6 +330,8 @@ static int mcp_command(struct acarun *a)
 
 static void acarun_free(struct acarun *a)
 {
+    if (a->direct)
+        direct_close(a->direct);
     output_free(a->task.output);
     report_free(&a->report);
     place_free(&a->place);

@@ -19,7 +19,7 @@ static const char about_code[] = "The Python code to run.";
 static int print(const cJSON *json, struct buf *out)
 {
     _cleanup_free_ char *text = cJSON_PrintUnformatted(json);
-    return text ? buf_addf(out, "%s\n", text) : -ENOMEM;
+    return text ? buf_adds(out, text) : -ENOMEM;
 }
 
 const char *tool_about(void)
@@ -48,16 +48,21 @@ int tool_definition(enum tool_api api, struct buf *out)
     cJSON_AddStringToObject(function, "name", tool_name);
     cJSON_AddStringToObject(function, "description", about_tool);
     cJSON_AddItemToObject(function, "parameters", tool_schema());
-    return print(tool, out);
+    int err = print(tool, out);
+    return err ? err : buf_adds(out, "\n");
 }
 
 /* --- a call */
 
-void tool_call_free(struct tool_call *c)
+void tool_calls_free(struct tool_calls *t)
 {
-    free(c->id);
-    free(c->code);
-    *c = (struct tool_call){0};
+    for (size_t i = 0; i < t->count; i++) {
+        free(t->calls[i].id);
+        free(t->calls[i].code);
+    }
+    free(t->calls);
+    buf_free(&t->others);
+    *t = (struct tool_calls){0};
 }
 
 static int take_code(const char *arguments, struct tool_call *out)
@@ -79,28 +84,83 @@ static int take_code(const char *arguments, struct tool_call *out)
     return 0;
 }
 
-int tool_call_parse(enum tool_api api, const char *text, size_t len, struct tool_call *out,
-                    const char **why)
+static const char *no_call(enum tool_api api)
+{
+    return api == TOOL_API_CHAT
+               ? "there is no tool call of Chat Completions in it (id, type \"function\")"
+               : "there is no function call of the Responses API in it (call_id, type "
+                 "\"function_call\")";
+}
+
+static int add_other(struct tool_calls *out, const char *name)
+{
+    int err = out->others.len ? buf_adds(&out->others, ", ") : 0;
+    return err ? err : text_printable(&out->others, name, strlen(name), 100);
+}
+
+static int add_call(struct tool_calls *out, const char *id, const char *arguments)
+{
+    struct tool_call *more = realloc(out->calls, (out->count + 1) * sizeof *more);
+    if (!more)
+        return -ENOMEM;
+    out->calls = more;
+    struct tool_call *call = &more[out->count++];
+    *call = (struct tool_call){.id = strdup(id)};
+    return call->id ? take_code(arguments, call) : -ENOMEM;
+}
+
+/* -EINVAL: a call that can't be answered. What is no call at all is passed over. */
+static int take_call(enum tool_api api, const cJSON *call, struct tool_calls *out)
 {
     bool chat = api == TOOL_API_CHAT;
-    _cleanup_json_ cJSON *call = json_parse(text, len);
+    const char *type = json_string(call, "type"), *id = json_string(call, chat ? "id" : "call_id");
     const cJSON *function = chat ? json_object(call, "function") : call;
-    const char *id = json_string(call, chat ? "id" : "call_id"), *type = json_string(call, "type"),
-               *name = json_string(function, "name");
-    *why = NULL;
-    if (!call || !text_is_utf8(text, len))
-        *why = "it is no JSON";
-    else if (!id || !type || strcmp(type, chat ? "function" : "function_call") != 0)
-        *why = chat ? "it is no tool call of Chat Completions (id, type \"function\")"
-                    : "it is no function call of the Responses API (call_id, type "
-                      "\"function_call\")";
-    else if (!name || strcmp(name, tool_name) != 0)
-        *why = "it calls another function than code_interpreter";
-    if (*why)
+    if (type && strcmp(type, chat ? "custom" : "custom_tool_call") == 0) {
+        const char *name = json_string(chat ? json_object(call, "custom") : call, "name");
+        return add_other(out, name ? name : "?");
+    }
+    if (!type || strcmp(type, chat ? "function" : "function_call") != 0)
+        return 0;
+    const char *name = json_string(function, "name");
+    if (!id || !name)
         return -EINVAL;
-    if (!(out->id = strdup(id)))
-        return -ENOMEM;
-    return take_code(json_string(function, "arguments"), out);
+    return strcmp(name, tool_name) == 0 ? add_call(out, id, json_string(function, "arguments"))
+                                        : add_other(out, name);
+}
+
+/* Where calls are in what holds them; NULL when it holds none, or is a call itself. */
+static const cJSON *find_calls(enum tool_api api, const cJSON *json)
+{
+    if (cJSON_IsArray(json))
+        return json;
+    if (api == TOOL_API_RESPONSES)
+        return json_array(json, "output");
+    const cJSON *choice = cJSON_GetArrayItem(json_array(json, "choices"), 0);
+    const cJSON *message = json_object(choice ? choice : json, "message");
+    return json_array(message ? message : json, "tool_calls");
+}
+
+int tool_calls_parse(enum tool_api api, const char *text, size_t len, struct tool_calls *out,
+                     const char **why)
+{
+    _cleanup_json_ cJSON *json = json_parse(text, len);
+    const cJSON *list = find_calls(api, json), *call;
+    int err = 0;
+    out->one = !list;
+    *why = "it is no JSON";
+    if (!json || !text_is_utf8(text, len))
+        return -EINVAL;
+    *why = no_call(api);
+    if (!list)
+        err = take_call(api, json, out);
+    cJSON_ArrayForEach (call, list) {
+        err = err ? err : take_call(api, call, out);
+    }
+    if (err || out->count)
+        return err;
+    if (out->others.len)
+        *why = "it calls other functions than code_interpreter";
+    return -EINVAL;
 }
 
 /* --- the answer */

@@ -8,15 +8,25 @@
 /* The definition of the tool "code_interpreter", as JSON with '\n'. 0 or -ENOMEM. */
 int tool_definition(enum tool_api, struct buf *out);
 
-/* A call of it, as the model made it. Zero-initialise; free with tool_call_free. */
+/* A call of it, as the model made it. */
 struct tool_call {
     char *id, *code;   /* code is NULL when the model's arguments are none: */
     const char *wrong; /* this is to be told to it (a literal) */
 };
-void tool_call_free(struct tool_call *);
-/* 0, -ENOMEM, or -EINVAL with *why (a literal) when the text is no call of this tool. */
-int tool_call_parse(enum tool_api, const char *text, size_t len, struct tool_call *,
-                    const char **why);
+
+/* What an API of a model gave. Zero-initialise; free with tool_calls_free. */
+struct tool_calls {
+    struct tool_call *calls; /* of this tool, in order: one at least */
+    size_t count;
+    struct buf others; /* the names of what else is called, on one line; empty: nothing */
+    bool one;          /* a call that stood alone, as its answer is to */
+};
+void tool_calls_free(struct tool_calls *);
+/* text: a call, or what holds calls: an array of them, a message, a whole response (of several
+ * choices the first). 0, -ENOMEM, or -EINVAL with *why (a literal) when there is none of this tool.
+ */
+int tool_calls_parse(enum tool_api, const char *text, size_t len, struct tool_calls *,
+                     const char **why);
 
 /* What it takes, as a JSON schema, and what it is for. NULL when out of memory. */
 cJSON *tool_schema(void);
@@ -28,7 +38,7 @@ const char *tool_about(void);
 int tool_content(const struct report *, const struct buf *stdout_text,
                  const struct buf *stderr_text, struct buf *out);
 
-/* The message that answers a call, as JSON with '\n': what the code gave, without image data, or
+/* The message that answers a call, as JSON: what the code gave, without image data, or
  * (report NULL) what was wrong with the call. 0 or -ENOMEM. */
 int tool_answer(enum tool_api, const struct tool_call *, const struct report *,
                 const struct buf *stdout_text, const struct buf *stderr_text, struct buf *out);

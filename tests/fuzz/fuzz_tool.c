@@ -41,16 +41,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     enum tool_api api = data[0] & 1 ? TOOL_API_CHAT : TOOL_API_RESPONSES;
     _cleanup_buf_ struct buf bytes = {0};
-    struct tool_call call = {0};
+    struct tool_calls calls = {0};
     const char *why = NULL;
     if (buf_add(&bytes, data + 1, size - 1))
         return 0;
-    int err = tool_call_parse(api, bytes.data, bytes.len, &call, &why);
-    assert(err == 0 || (err == -EINVAL && why));
-    assert(err || (call.id && !call.code == !!call.wrong));
-    if (!err)
-        check_answer(api, &call, &bytes);
-    tool_call_free(&call);
+    int err = tool_calls_parse(api, bytes.data, bytes.len, &calls, &why);
+    assert((err == 0 && calls.count) || (err == -EINVAL && why));
+    assert(err || calls.count == 1 || !calls.one);
+    assert(text_is_utf8(calls.others.data ? calls.others.data : "", calls.others.len));
+    for (size_t i = 0; i < calls.count && !err; i++) {
+        assert(calls.calls[i].id && !calls.calls[i].code == !!calls.calls[i].wrong);
+        check_answer(api, &calls.calls[i], &bytes);
+    }
+    tool_calls_free(&calls);
     check_sanitized(bytes.data);
     return 0;
 }

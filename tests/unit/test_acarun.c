@@ -348,35 +348,82 @@ static void the_document_of_an_empty_run(void **state)
 
 /* --- tools */
 
-static int parse_call(enum tool_api api, const char *text, struct tool_call *call, const char **why)
+static int parse_calls(enum tool_api api, const char *text, struct tool_calls *calls,
+                       const char **why)
 {
-    *call = (struct tool_call){0};
-    return tool_call_parse(api, text, strlen(text), call, why);
+    *calls = (struct tool_calls){0};
+    return tool_calls_parse(api, text, strlen(text), calls, why);
 }
 
 static void tool_calls_in_both_shapes(void **state)
 {
-    struct tool_call call;
+    struct tool_calls calls;
     const char *why;
-    assert_int_equal(parse_call(TOOL_API_CHAT,
-                                "{\"id\": \"call_1\", \"type\": \"function\", \"function\": {"
-                                "\"name\": \"code_interpreter\", \"arguments\": "
-                                "\"{\\\"python_code\\\": \\\"```python\\\\n1```\\\"}\"}}",
-                                &call, &why),
+    assert_int_equal(parse_calls(TOOL_API_CHAT,
+                                 "{\"id\": \"call_1\", \"type\": \"function\", \"function\": {"
+                                 "\"name\": \"code_interpreter\", \"arguments\": "
+                                 "\"{\\\"python_code\\\": \\\"```python\\\\n1```\\\"}\"}}",
+                                 &calls, &why),
                      0);
-    assert_string_equal(call.id, "call_1");
-    assert_string_equal(call.code, "1"); /* as models write it: sanitized */
-    assert_null(call.wrong);
-    tool_call_free(&call);
-    assert_int_equal(parse_call(TOOL_API_RESPONSES,
-                                "\xef\xbb\xbf {\"type\": \"function_call\", \"id\": \"fc\", "
-                                "\"call_id\": \"call_2\", \"name\": \"code_interpreter\", "
-                                "\"arguments\": \"{\\\"python_code\\\": \\\"\\\"}\"}\n",
-                                &call, &why),
+    assert_true(calls.count == 1 && calls.one && !calls.others.len);
+    assert_string_equal(calls.calls->id, "call_1");
+    assert_string_equal(calls.calls->code, "1"); /* as models write it: sanitized */
+    assert_null(calls.calls->wrong);
+    tool_calls_free(&calls);
+    assert_int_equal(parse_calls(TOOL_API_RESPONSES,
+                                 "\xef\xbb\xbf {\"type\": \"function_call\", \"id\": \"fc\", "
+                                 "\"call_id\": \"call_2\", \"name\": \"code_interpreter\", "
+                                 "\"arguments\": \"{\\\"python_code\\\": \\\"\\\"}\"}\n",
+                                 &calls, &why),
                      0);
-    assert_string_equal(call.id, "call_2");
-    assert_string_equal(call.code, "");
-    tool_call_free(&call);
+    assert_string_equal(calls.calls->id, "call_2");
+    assert_string_equal(calls.calls->code, "");
+    tool_calls_free(&calls);
+}
+
+#define CHAT_CALL(id, name)                                                                        \
+    "{\"id\":\"" id "\",\"type\":\"function\",\"function\":{\"name\":\"" name                      \
+    "\",\"arguments\":\"{}\"}}"
+#define RESPONSES_CALL(id, name)                                                                   \
+    "{\"type\":\"function_call\",\"call_id\":\"" id "\",\"name\":\"" name "\",\"arguments\":\"{}"  \
+                                                                          "\"}"
+#define CHAT_CALLS                                                                                 \
+    "[" CHAT_CALL("a", "code_interpreter") "," CHAT_CALL(                                          \
+        "x", "look\\nup") ","                                                                      \
+                          "{\"id\":\"y\",\"type\":\"custom\",\"custom\":{\"name\":\"other\","      \
+                          "\"input\":\"\"}}," CHAT_CALL("b", "code_interpreter") "]"
+#define RESPONSES_ITEMS                                                                            \
+    "[{\"type\":\"reasoning\",\"summary\":[]}," RESPONSES_CALL(                                    \
+        "a", "code_interpreter") "," RESPONSES_CALL("x", "look\\nup") ",{\"type\":\"custom_tool_"  \
+                                                                      "call\",\"name\":\"other\"}" \
+                                                                      "," RESPONSES_CALL("b",      \
+                                                                                         "code_"   \
+                                                                                         "interpr" \
+                                                                                         "eter") ",{\"type\":\"message\",\"content\":[]}]"
+
+static void tool_calls_in_what_holds_them(void **state)
+{
+    static const struct {
+        enum tool_api api;
+        const char *text;
+    } cases[] = {
+        {TOOL_API_CHAT, CHAT_CALLS},
+        {TOOL_API_CHAT, "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":" CHAT_CALLS "}"},
+        {TOOL_API_CHAT, "{\"choices\":[{\"message\":{\"tool_calls\":" CHAT_CALLS "}},{}]}"},
+        {TOOL_API_CHAT, "{\"index\":0,\"message\":{\"tool_calls\":" CHAT_CALLS "}}"},
+        {TOOL_API_RESPONSES, RESPONSES_ITEMS},
+        {TOOL_API_RESPONSES, "{\"object\":\"response\",\"output\":" RESPONSES_ITEMS "}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tool_calls calls;
+        const char *why;
+        assert_int_equal(parse_calls(cases[i].api, cases[i].text, &calls, &why), 0);
+        assert_true(calls.count == 2 && !calls.one);
+        assert_string_equal(calls.calls[0].id, "a");
+        assert_string_equal(calls.calls[1].id, "b");
+        assert_string_equal(calls.others.data, "look up, other");
+        tool_calls_free(&calls);
+    }
 }
 
 static void what_the_model_got_wrong(void **state)
@@ -388,25 +435,26 @@ static void what_the_model_got_wrong(void **state)
                                             "5",
                                             "null",
                                             "{\"python_code\": \"1\"}",
-                                            "\"{\\\"python_code\\\": [\\\"1\\\"]}\""};
+                                            "\"{\\\"python_code\\\": [\\\"1\\\"]}\"",
+                                            "\"{\\\"python_code\\\": \\\"\\\\u0000\\\"}\""};
     for (size_t i = 0; i < sizeof arguments / sizeof *arguments; i++) {
         char text[300];
         const char *why;
-        struct tool_call call;
+        struct tool_calls calls;
         snprintf(text, sizeof text,
                  "{\"id\": \"x\", \"type\": \"function\", \"function\": {\"name\": "
                  "\"code_interpreter\", \"arguments\": %s}}",
                  arguments[i]);
-        assert_int_equal(parse_call(TOOL_API_CHAT, text, &call, &why), 0);
-        assert_null(call.code);
-        assert_non_null(call.wrong);
+        assert_int_equal(parse_calls(TOOL_API_CHAT, text, &calls, &why), 0);
+        assert_null(calls.calls->code);
+        assert_non_null(calls.calls->wrong);
         _cleanup_buf_ struct buf answer = {0};
-        assert_int_equal(tool_answer(TOOL_API_CHAT, &call, NULL, NULL, NULL, &answer), 0);
+        assert_int_equal(tool_answer(TOOL_API_CHAT, calls.calls, NULL, NULL, NULL, &answer), 0);
         _cleanup_json_ cJSON *message = json_parse(answer.data, answer.len);
         const char *content = json_string(message, "content");
         _cleanup_json_ cJSON *said = json_parse(content, strlen(content));
-        assert_string_equal(json_string(said, "error"), call.wrong);
-        tool_call_free(&call);
+        assert_string_equal(json_string(said, "error"), calls.calls->wrong);
+        tool_calls_free(&calls);
     }
 }
 
@@ -427,15 +475,22 @@ static void what_is_no_tool_call(void **state)
         {TOOL_API_RESPONSES, "{\"id\": \"x\", \"type\": \"function\", \"function\": {\"name\": "
                              "\"code_interpreter\", \"arguments\": \"{}\"}}"},
         {TOOL_API_RESPONSES, "{\"type\": \"function_call\", \"name\": \"code_interpreter\"}"},
+        {TOOL_API_CHAT, "{\"role\":\"assistant\",\"content\":\"no\",\"tool_calls\":null}"},
+        {TOOL_API_CHAT, "{\"choices\":[]}"},
+        {TOOL_API_CHAT, "{\"tool_calls\":[" CHAT_CALL("a", "other") "]}"},
+        {TOOL_API_CHAT, "{\"tool_calls\":" RESPONSES_ITEMS "}"},
+        {TOOL_API_CHAT, "[" CHAT_CALL("a", "code_interpreter") ",{\"type\":\"function\"}]"},
+        {TOOL_API_RESPONSES, "{\"output\":[{\"type\":\"message\"}]}"},
+        {TOOL_API_RESPONSES, "{\"output\":" CHAT_CALLS "}"},
         {TOOL_API_CHAT, "{\"id\": \"\xff\", \"type\": \"function\", \"function\": {\"name\": "
                         "\"code_interpreter\", \"arguments\": \"{}\"}}"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct tool_call call;
+        struct tool_calls calls;
         const char *why;
-        assert_int_equal(parse_call(cases[i].api, cases[i].text, &call, &why), -EINVAL);
+        assert_int_equal(parse_calls(cases[i].api, cases[i].text, &calls, &why), -EINVAL);
         assert_non_null(why);
-        tool_call_free(&call);
+        tool_calls_free(&calls);
     }
 }
 
@@ -558,6 +613,7 @@ int main(void)
         cmocka_unit_test(the_document_of_a_run),
         cmocka_unit_test(the_document_of_an_empty_run),
         cmocka_unit_test(tool_calls_in_both_shapes),
+        cmocka_unit_test(tool_calls_in_what_holds_them),
         cmocka_unit_test(what_the_model_got_wrong),
         cmocka_unit_test(what_is_no_tool_call),
         cmocka_unit_test(answers_in_both_shapes),
