@@ -370,6 +370,10 @@ static int step_stream(struct request *r)
         return STORE_WAIT;
     }
     uint64_t left = r->offset < out->len ? out->len - r->offset : 0;
+    if (!left) {
+        fuse_reply_buf(r->req, NULL, 0);
+        return 0;
+    }
     struct fuse_bufvec data = FUSE_BUFVEC_INIT(left < r->size ? (size_t)left : r->size);
     data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
     data.buf[0].fd = out->fd;

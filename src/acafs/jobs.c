@@ -18,7 +18,7 @@
 #include "util/log.h"
 #include "util/text.h"
 
-enum { KEEP_RUNS = 64 };
+enum { KEEP_RUNS = 64 }; /* that are over, and the newest */
 
 struct jobs {
     struct mount *mount;
@@ -151,13 +151,17 @@ static void start_next(void *arg)
     proceed(run);
 }
 
+/* To make room for a new one. What waits to be run counts for nothing: of a long queue, the jobs
+ * that are over first are those that are waited for first. */
 static void forget_old(struct jobs *jobs)
 {
     struct run *run, *next;
     unsigned count = 0;
-    DL_COUNT(jobs->runs, run, count);
+    DL_FOREACH (jobs->runs, run) {
+        count += run->state == RUN_OVER;
+    }
     DL_FOREACH_SAFE (jobs->runs, run, next) {
-        if (count <= KEEP_RUNS)
+        if (count < KEEP_RUNS)
             break;
         if (run->state == RUN_OVER && !run->changed.head && !run->written.head && !run->job) {
             job_log_drop(jobs->log, run->id);
@@ -363,8 +367,25 @@ static struct job *new_job(struct run *run)
     return job_start(m->loop, m->client.session, &run->spec, &events);
 }
 
+/* Not before there is something to write or read: a long queue would take all descriptors. */
+static void open_streams(struct run *run)
+{
+    for (int i = 0; i < 2; i++) {
+        struct output *out = &run->streams[i];
+        struct stat st = {0};
+        if (out->fd < 0)
+            out->fd = job_log_stream(run->jobs->log, run->id, i);
+        if (out->fd < 0)
+            log_warning("job %llu: its output can't be kept in the cache directory: %s",
+                        (unsigned long long)run->id, strerror(-out->fd));
+        else if (fstat(out->fd, &st) == 0)
+            out->len = (uint64_t)st.st_size;
+    }
+}
+
 static void start(struct run *run)
 {
+    open_streams(run);
     for (int i = 0; i < 2; i++) { /* outputs come from their beginning, resumed or not */
         struct output *out = &run->streams[i];
         out->len = 0;
@@ -521,12 +542,7 @@ static struct run *new_run(struct jobs *jobs, uint64_t id)
     run->id = id;
     waiter_init(&run->waiter, woken);
     DL_APPEND(jobs->runs, run);
-    for (int i = 0; i < 2; i++) {
-        struct stat st = {0};
-        run->streams[i].fd = job_log_stream(jobs->log, id, i);
-        if (run->streams[i].fd >= 0 && fstat(run->streams[i].fd, &st) == 0)
-            run->streams[i].len = (uint64_t)st.st_size;
-    }
+    run->streams[0].fd = run->streams[1].fd = -1;
     return run;
 }
 
@@ -545,7 +561,6 @@ static struct run *submit(struct jobs *jobs, const cJSON *request, uint64_t cont
     if (!*why && !run->request)
         *why = "out of memory";
     if (*why) {
-        job_log_drop(jobs->log, run->id);
         run_free(run);
         return NULL;
     }
@@ -598,6 +613,8 @@ static const char *restore(struct run *run, const cJSON *document)
     run->resume = name != NULL;
     run->unattended = !report;
     run->state = report ? RUN_OVER : RUN_QUEUED;
+    if (report)
+        open_streams(run);
     return why;
 }
 

@@ -32,7 +32,8 @@ enum run_state {
     RUN_OVER
 };
 
-/* What a stream of a job has put out: in a file, whatever its length. */
+/* What a stream of a job has put out: in a file, whatever its length; fd below 0: nothing yet, or
+ * nowhere to put it. */
 struct output {
     int fd;
     uint64_t len;
