@@ -258,7 +258,7 @@ def test_control_answers_in_one_document(mount):
     assert "error" not in mount.control("refresh d")
 
 
-@pytest.mark.parametrize("line", ["nonsense", "", "sync too much", "run", "wait x", "wait 99999", "cancel -1",
+@pytest.mark.parametrize("line", ["nonsense", "sync too much", "run", "wait x", "wait 99999", "cancel -1",
                                   "submit {", 'submit {"path":7}', "x" * 5000])
 def test_control_refuses_what_it_does_not_know(mount, line):
     handle = os.open(mount / ".acafs/control", os.O_RDWR)

@@ -98,6 +98,16 @@ bool text_is_utf8(const char *text, size_t len)
     return true;
 }
 
+/* Takes back the first bytes of a character whose rest does not fit. */
+static void take_back(struct buf *out, size_t written)
+{
+    size_t n = 1;
+    while (n <= 3 && n < written && (out->data[out->len - n] & 0xc0) == 0x80)
+        n++;
+    if (n <= written && (out->data[out->len - n] & 0xc0) == 0xc0)
+        out->len -= n;
+}
+
 int text_printable(struct buf *out, const char *text, size_t len, size_t limit)
 {
     size_t written = 0;
@@ -105,11 +115,17 @@ int text_printable(struct buf *out, const char *text, size_t len, size_t limit)
         char c = text[i];
         if (c == '\r' && i + 1 < len && text[i + 1] == '\n')
             continue;
-        if (written++ == limit)
+        if (written == limit) {
+            if (limit && (c & 0xc0) == 0x80)
+                take_back(out, written);
             return buf_adds(out, "...");
+        }
+        written++;
+        bool is_c1 = (c & 0xff) == 0xc2 && i + 1 < len && (text[i + 1] & 0xe0) == 0x80;
+        i += is_c1; /* U+0080 to U+009F: terminals obey them as they do ESC */
         if (c == '\n' || c == '\r')
             c = ' ';
-        else if ((unsigned char)c < ' ' || c == 0x7f)
+        else if ((unsigned char)c < ' ' || c == 0x7f || is_c1)
             c = '?';
         int err = buf_add(out, &c, 1);
         if (err)

@@ -22,7 +22,7 @@ int text_unbase64(struct buf *out, const char *text, size_t len);
 bool text_is_utf8(const char *text, size_t len);
 
 /* Appends text fit for a terminal: line ends become one space, other control
- * characters '?'. At most `limit` bytes, then "...". */
+ * characters '?'. At most `limit` bytes, of whole characters, then "...". */
 int text_printable(struct buf *out, const char *text, size_t len, size_t limit);
 
 /* RFC 3339 with any number of fraction digits and Z or an offset. Returns 0 or -EINVAL. */

@@ -31,11 +31,12 @@ static void check_base64(const char *text, size_t len)
 static void check_escapes(const char *text, size_t len)
 {
     _cleanup_buf_ struct buf url = {0}, shown = {0};
-    check(text_percent(&url, text, len) == 0 && text_printable(&shown, text, len, 100) == 0);
+    check(text_percent(&url, text, len) == 0 && text_printable(&shown, text, len, 10) == 0);
     for (size_t i = 0; i < url.len; i++)
         check((unsigned char)url.data[i] > ' ' && (unsigned char)url.data[i] < 0x7f);
     for (size_t i = 0; i < shown.len; i++)
         check((unsigned char)shown.data[i] >= ' ' && shown.data[i] != 0x7f);
+    check(!text_is_utf8(text, len) || text_is_utf8(shown.data ? shown.data : "", shown.len));
 }
 
 /* As JSON has it: the escape by itself, or behind pairs of backslashes. */

@@ -35,7 +35,8 @@ static void base64_round_trips_and_refuses(void **state)
         if (len)
             assert_memory_equal(back.data, bytes, len);
     }
-    static const char *const bad[] = {"***", "a", "ab", "abc", "ab=c", "abcd=", "ab==x", "=abc", "YR=="};
+    static const char *const bad[] = {"***",   "a",     "ab",   "abc", "ab=c",
+                                      "abcd=", "ab==x", "=abc", "YR=="};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         _cleanup_buf_ struct buf out = {0};
         assert_int_equal(text_unbase64(&out, bad[i], strlen(bad[i])), -EINVAL);
@@ -80,7 +81,8 @@ static void json_is_strict_at_the_border(void **state)
     assert_null(json_parse(many, sizeof many));
     const char nul[] = "{\"n\":\"a\\u0000b\",\"m\":\"\\\\u0000\"}";
     _cleanup_json_ cJSON *named = json_parse(nul, strlen(nul));
-    assert_string_equal(json_string(named, "n"), "a\xef\xbf\xbd" "b");
+    assert_string_equal(json_string(named, "n"), "a\xef\xbf\xbd"
+                                                 "b");
     assert_string_equal(json_string(named, "m"), "\\u0000");
     assert_true(json_has_nul(nul, strlen(nul)));
     assert_false(json_has_nul("[\"\\\\u0000\"]", 11));
@@ -104,14 +106,39 @@ static void text_for_terminals(void **state)
     _cleanup_buf_ struct buf out = {0};
     text_printable(&out, "a\x1b[2Jb\r\nc", 9, 100);
     assert_string_equal(out.data, "a?[2Jb c");
+    out.len = 0;
+    text_printable(&out,
+                   "\xc2\x9b"
+                   "2J\xc2\xa0\xc3\x9b",
+                   8, 100);
+    assert_string_equal(out.data, "?2J\xc2\xa0\xc3\x9b");
+    static const struct {
+        size_t limit;
+        const char *shown;
+    } cut[] = {{1, "a..."},
+               {2, "a..."},
+               {3, "a\xc3\xa9..."},
+               {4, "a\xc3\xa9..."},
+               {5, "a\xc3\xa9..."},
+               {6, "a\xc3\xa9..."},
+               {7, "a\xc3\xa9\xf0\x9f\x98\x80"},
+               {0, "..."}};
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
+        out.len = 0;
+        text_printable(&out, "a\xc3\xa9\xf0\x9f\x98\x80", 7, cut[i].limit);
+        assert_string_equal(out.data, cut[i].shown);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(buffers_grow_and_shrink), cmocka_unit_test(base64_round_trips_and_refuses),
-        cmocka_unit_test(times_of_every_spelling), cmocka_unit_test(utf8_is_checked),
-        cmocka_unit_test(json_is_strict_at_the_border), cmocka_unit_test(sizes_with_units),
+        cmocka_unit_test(buffers_grow_and_shrink),
+        cmocka_unit_test(base64_round_trips_and_refuses),
+        cmocka_unit_test(times_of_every_spelling),
+        cmocka_unit_test(utf8_is_checked),
+        cmocka_unit_test(json_is_strict_at_the_border),
+        cmocka_unit_test(sizes_with_units),
         cmocka_unit_test(text_for_terminals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
