@@ -1001,6 +1001,11 @@ def test_every_call_of_the_other_api_s_response(acarun):
         assert json.loads(answers[1]["output"])["result"] == 6
 
 
+def test_numbers_of_any_size_reach_the_model(acarun):
+    done = acarun("tool-call", "-a", "chat", input=chat_call(python("[2**70, 0.1]")))
+    assert json.loads(json.loads(done.stdout)["content"])["result"] == [2**70, 0.1]
+
+
 def test_one_call_in_a_list_is_answered_by_a_list(direct):
     done = direct("tool-call", "-a", "chat", input=json.dumps(chat_response(chat_call(python("1")))))
     answer, = json.loads(done.stdout)

@@ -311,6 +311,13 @@ def test_code_keeps_its_variables(client):
     assert json.loads(text(result)) == result["structuredContent"]
 
 
+def test_numbers_of_any_size(client):
+    code = "[12345678901234567890123, 0.1, 1e300, {'a\\n\\r': -2**70}]"
+    told = client.code(code)["structuredContent"]["result"]
+    assert told == [12345678901234567890123, 0.1, 1e300, {"a\n\r": -2**70}]
+    assert client.code("float('nan')")["isError"] is False
+
+
 def test_code_that_fails(client):
     result = client.code("print('before')\n1 / 0")
     assert result["isError"] is True and result["structuredContent"]["stdout"] == "before\n"

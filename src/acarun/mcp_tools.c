@@ -56,7 +56,10 @@ static cJSON *shown_value(const struct job_result *r)
 static cJSON *code_result(const struct call *c, const struct job_result *r)
 {
     _cleanup_json_ cJSON *value = shown_value(r);
-    struct report report = {.exit_code = r->exit_code, .message = r->message, .value = value};
+    struct report report = {.exit_code = r->exit_code,
+                            .message = r->message,
+                            .value = value,
+                            .text = r->image_count ? NULL : r->text};
     snprintf(report.state, sizeof report.state, "%s", job_state_name(r->state));
     cJSON *result = content_code(c->mcp->version, &report, &c->out, &c->err);
     for (size_t i = 0; result && i < r->image_count; i++)

@@ -7,7 +7,10 @@
 #include "acarun/sanitize.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/span.h"
 #include "util/text.h"
+
+enum { VALUE_DEPTH = SPAN_DEPTH - 8 }; /* it goes into a message */
 
 static const char tool_name[] = "code_interpreter";
 static const char about_tool[] =
@@ -177,10 +180,21 @@ static int add_end(const struct report *r, struct buf *err)
                       : buf_addf(err, "%sexit %d", line, r->exit_code);
 }
 
+/* As the session wrote it, where that is JSON on one line: there are numbers no double can hold. */
+static char *value_text(const struct report *r)
+{
+    struct span value;
+    if (r->text && !cJSON_GetArraySize(r->images) &&
+        span_check(r->text, strlen(r->text), VALUE_DEPTH, &value, NULL) &&
+        !memchr(value.at, '\n', value.len) && !memchr(value.at, '\r', value.len))
+        return strndup(value.at, value.len);
+    return r->value ? cJSON_PrintUnformatted(r->value) : strdup("null");
+}
+
 int tool_content(const struct report *r, const struct buf *out, const struct buf *err,
                  struct buf *text)
 {
-    _cleanup_free_ char *value = r->value ? cJSON_PrintUnformatted(r->value) : strdup("null");
+    _cleanup_free_ char *value = value_text(r);
     _cleanup_buf_ struct buf said = {0};
     if (!value || buf_adds(&said, "") || buf_add(&said, err->data, err->len) || add_end(r, &said) ||
         buf_addf(text, "{\"result\": %s, \"stdout\": ", value) ||

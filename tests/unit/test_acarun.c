@@ -386,7 +386,7 @@ static void tool_calls_in_both_shapes(void **state)
     "\",\"arguments\":\"{}\"}}"
 #define RESPONSES_CALL(id, name)                                                                   \
     "{\"type\":\"function_call\",\"call_id\":\"" id "\",\"name\":\"" name "\",\"arguments\":\"{}"  \
-                                                                          "\"}"
+    "\"}"
 #define CHAT_CALLS                                                                                 \
     "[" CHAT_CALL("a", "code_interpreter") "," CHAT_CALL(                                          \
         "x", "look\\nup") ","                                                                      \
@@ -394,12 +394,16 @@ static void tool_calls_in_both_shapes(void **state)
                           "\"input\":\"\"}}," CHAT_CALL("b", "code_interpreter") "]"
 #define RESPONSES_ITEMS                                                                            \
     "[{\"type\":\"reasoning\",\"summary\":[]}," RESPONSES_CALL(                                    \
-        "a", "code_interpreter") "," RESPONSES_CALL("x", "look\\nup") ",{\"type\":\"custom_tool_"  \
-                                                                      "call\",\"name\":\"other\"}" \
-                                                                      "," RESPONSES_CALL("b",      \
-                                                                                         "code_"   \
-                                                                                         "interpr" \
-                                                                                         "eter") ",{\"type\":\"message\",\"content\":[]}]"
+        "a",                                                                                       \
+        "code_interpreter") "," RESPONSES_CALL("x",                                                \
+                                               "look\\nup") ",{\"type\":\"custom_tool_"            \
+                                                            "call\",\"name\":\"other\"}"           \
+                                                            "," RESPONSES_CALL(                    \
+                                                                "b",                               \
+                                                                "code_"                            \
+                                                                "interpr"                          \
+                                                                "eter") ",{\"type\":\"message\","  \
+                                                                        "\"content\":[]}]"
 
 static void tool_calls_in_what_holds_them(void **state)
 {
@@ -559,6 +563,33 @@ static void an_end_without_a_traceback_is_told(void **state)
     }
 }
 
+/* What stands in a line of MCP is on one line, whatever a session gives for JSON. */
+static void a_value_is_told_as_it_is_or_made_anew(void **state)
+{
+    static const struct buf none = {0};
+    static const struct {
+        const char *text, *told;
+    } cases[] = {
+        {"12345678901234567890123", "12345678901234567890123"},
+        {" [1, 0.10] \n", "[1, 0.10]"},
+        {"[1,\n2]", "[1,2]"},
+        {"\"a\\n\"", "\"a\\n\""},
+        {"NaN", "null"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        _cleanup_free_ char *text = strdup(cases[i].text);
+        _cleanup_buf_ struct buf said = {0}, want = {0};
+        struct report r = {.state = "succeeded", .text = text};
+        _cleanup_json_ cJSON *value = json_parse(text, strlen(text));
+        r.value = value;
+        assert_int_equal(tool_content(&r, &none, &none, &said), 0);
+        assert_int_equal(
+            buf_addf(&want, "{\"result\": %s, \"stdout\": \"\", \"stderr\": \"\"}", cases[i].told),
+            0);
+        assert_string_equal(said.data, want.data);
+    }
+}
+
 static void definitions_in_both_shapes(void **state)
 {
     _cleanup_buf_ struct buf one = {0}, two = {0};
@@ -614,6 +645,7 @@ int main(void)
         cmocka_unit_test(the_document_of_an_empty_run),
         cmocka_unit_test(tool_calls_in_both_shapes),
         cmocka_unit_test(tool_calls_in_what_holds_them),
+        cmocka_unit_test(a_value_is_told_as_it_is_or_made_anew),
         cmocka_unit_test(what_the_model_got_wrong),
         cmocka_unit_test(what_is_no_tool_call),
         cmocka_unit_test(answers_in_both_shapes),
