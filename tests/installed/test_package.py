@@ -15,7 +15,7 @@ pytestmark = pytest.mark.limit(600)
 POOL = "http://127.0.0.1:6001"
 PROGRAMS = ["acafs", "mount.acafs", "mount.fuse.acafs", "bwrap", "acapool"]
 TOKEN = "s3cret-of-the-pool"
-PLAIN, ODD, HERS = "alice-2026", "we|you&{50%}", "team-alice"
+PLAIN, ODD, HERS = "alice-2026", "we|you&{50%I}^_$HOME#(x)[y];<z>%%", "team-alice"
 
 
 def unit_of(session):
@@ -64,9 +64,9 @@ def status_line(machine, session):
     return machine.show(unit_of(session), "StatusText")["StatusText"]
 
 
-def in_session(machine, code):
+def in_session(machine, code, session=HERS):
     """What the pool itself says, without the mount: a Python expression there, as alice."""
-    return machine.said(["env", "ACAFS_TOKEN_FILE=/home/alice/token", "acarun", "--pool", POOL, "--session", HERS,
+    return machine.said(["env", "ACAFS_TOKEN_FILE=/home/alice/token", "acarun", "--pool", POOL, "--session", session,
                          "-c", f"print({code})"], user="alice")
 
 
@@ -170,6 +170,31 @@ def test_a_session_is_unmounted_by_stopping_its_unit(machine):
     machine.run(["systemctl", "start", unit_of(ODD)])
 
 
+# --- settings
+
+def test_settings_come_from_where_they_should(machine):
+    """What comes later wins, and it is told from where each is."""
+    files = {"etc/acafs/acafs.conf": "max-retries = 1\nmax-transfers = 1\ntimeout-read = 11",
+             "etc/acafs/conf.d/10-first.conf": "max-retries = 2\nmax-transfers = 2",
+             "etc/acafs/conf.d/9-last.conf": "max-retries = 3",  # in the order of their letters
+             "etc/acafs/conf.d/not-one": "nonsense",
+             "home/alice/.config/acafs/acafs.conf": "max-transfers = 4"}
+    for file, text in files.items():
+        machine.write(file, f"[pool]\n{text}\n")
+    said = machine.said(["env", "ACAFS_TIMEOUT_CONNECT=12", "acafs", "config"], user="alice")
+    found = {key: (value, origin) for key, value, origin in re.findall(r"^([a-z-]+) = (\S+) +; (.*)$", said, re.M)}
+    assert found["timeout-read"] == ("11", "/etc/acafs/acafs.conf:4")
+    assert found["max-retries"] == ("3", "/etc/acafs/conf.d/9-last.conf:2")
+    assert found["max-transfers"] == ("4", "/home/alice/.config/acafs/acafs.conf:2")
+    assert found["timeout-connect"] == ("12", "ACAFS_TIMEOUT_CONNECT")
+    assert found["dir"] == ("/home/alice/.cache/acafs", "default")
+    machine.write("etc/acafs/conf.d/10-first.conf", "[pool]\nretries = 2\n")
+    done = machine.run(["acafs", "local", "/mnt"], check=False)
+    assert (done.returncode, done.stderr) == (78, "acafs: /etc/acafs/conf.d/10-first.conf:2: unknown key retries\n")
+    for file in files:
+        (machine / file).unlink()
+
+
 # --- one of her own, in a pool with a token
 
 def test_a_drop_in_for_a_user(machine, tcp_pool):
@@ -248,6 +273,18 @@ def test_a_killed_daemon_loses_nothing(machine):
     assert in_session(machine, "open('/mnt/data/later').read()") == "killed"
 
 
+def test_cleaning_caches_loses_nothing(machine):
+    """An administrator makes room while a unit is down that could not send all."""
+    with frozen(machine):
+        write_pending(machine, "latest", "cleaned")
+        machine.run(["systemctl", "stop", unit_of(HERS)])
+    machine.run(["systemctl", "clean", "--what=cache", unit_of(HERS)], check=False)
+    machine.run("rm -rf /var/cache/acafs")
+    machine.run(["systemctl", "start", unit_of(HERS)])
+    machine.run(["acafs", "sync", place_of(HERS)], user="alice")
+    assert in_session(machine, "open('/mnt/data/latest').read()") == "cleaned"
+
+
 def test_a_daemon_that_hangs_is_replaced(machine):
     """The watchdog's time is shortened: the unit's is a minute."""
     machine.write(f"etc/systemd/system/{unit_of(HERS)}.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
@@ -314,6 +351,17 @@ def test_remount(machine):
     machine.run("echo > /srv/one/more")
 
 
+def test_fstab_at_first_use(machine):
+    machine.run("mkdir /srv/auto")
+    machine.write("etc/fstab", FSTAB + f"{POOL}#fstab-auto /srv/auto acafs _netdev,nofail,allow_other,"
+                  "x-systemd.automount,x-systemd.mount-timeout=1min,token-file=/etc/acafs/token 0 0\n")
+    machine.run("systemctl daemon-reload; systemctl start srv-auto.automount")
+    assert "/srv/auto" not in machine.mounts()
+    machine.run("echo 1 > /srv/auto/note")
+    assert "/srv/auto" in machine.mounts()
+    assert machine.said(["cat", "/srv/auto/note"], user="bob") == "1"
+
+
 def test_umount(machine):
     machine.run(["umount", "/srv/two"])
     machine.run(["systemctl", "stop", "srv-three.mount"])
@@ -349,13 +397,24 @@ def test_automount(machine):
 
 # --- the machine is started anew
 
-def test_a_reboot(machine):
-    """Everything comes back by itself, but what can't be reached, which keeps nobody waiting."""
+def test_a_reboot_with_pending_files(machine):
+    """Everything comes back by itself, but what can't be reached, which keeps nobody waiting; and what could not be
+    sent goes up."""
+    machine.run(["systemctl", "stop", "tcp-pool"])
+    write_pending(machine, "rebooted", "unit")
+    machine.run("echo fstab > /srv/one/rebooted")
     machine.shut_down()
     machine.boot()
     assert {place_of(PLAIN), place_of(ODD), place_of(HERS), "/srv/one"} <= set(machine.mounts())
+    assert "/srv/auto" not in machine.mounts()
     failed = machine.said("systemctl list-units --failed --plain --no-legend")
     assert [line.split()[0] for line in failed.splitlines()] == ["srv-away.mount"], failed
+    machine.run(["acafs", "sync", place_of(HERS)], user="alice")
+    machine.run(["acafs", "sync", "/srv/one"])
+    for session, text in ((HERS, "unit"), ("fstab-one", "fstab")):
+        assert in_session(machine, "open('/mnt/data/rebooted').read()", session) == text
+    machine.run("ls /srv/auto")
+    assert "/srv/auto" in machine.mounts()
 
 
 def test_a_power_cut_with_pending_files(machine):
@@ -391,10 +450,10 @@ def test_it_is_removed_and_keeps_what_is_nowhere_else(machine, package):
     with frozen(machine):
         write_pending(machine, "unsent", "kept")
         said = remove(machine)
-    assert "/var/cache/acafs is kept" in said
+    assert "/var/lib/acafs is kept" in said
     assert machine.mounts() == {} and machine.processes(*PROGRAMS[:3]) == []
     wait_for(lambda: not machine.processes(*PROGRAMS), 30, "the pool hears of its end when it wakes up")
-    assert all(path.startswith("/var/cache/acafs") for path in own_paths(machine)), own_paths(machine)
+    assert all(path.startswith("/var/lib/acafs") for path in own_paths(machine)), own_paths(machine)
     install(machine, package)
     machine.run(["systemctl", "start", "tcp-pool", unit_of(HERS)])
     machine.run(["acafs", "sync", place_of(HERS)], user="alice")
