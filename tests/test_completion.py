@@ -10,7 +10,7 @@ import pytest
 from support import process
 
 FILE = Path(__file__).resolve().parents[1] / "etc/bash-completion/acafs"
-OPTIONS = re.findall(r"^  ([a-z][a-z_-]*)=?[A-Z]*  ", process.run([process.ACAFS, "--help"]).stdout, re.M)
+OPTIONS = re.findall(r"^([a-z][a-z_-]*)=?[A-Z]*  ", process.run([process.ACAFS, "config", "--options"]).stdout, re.M)
 
 # Cuts a line into words as readline does with the usual COMP_WORDBREAKS, and calls the function.
 DRIVER = r"""
@@ -73,7 +73,7 @@ def test_files_as_values(tmp_path):
     assert complete("acafs local /mnt -o token-file=to", tmp_path) == ["token"]
     assert complete("acafs local /mnt -o config=to", tmp_path) == ["token"]
     assert complete("acafs config --check t", tmp_path) == ["token"]
-    assert complete("acafs config --", tmp_path) == ["--check"]
+    assert complete("acafs config --", tmp_path) == ["--check", "--options"]
 
 
 @pytest.mark.session

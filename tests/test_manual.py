@@ -34,14 +34,18 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def options():
-    """The names of the settings on the command line, as --help lists them."""
-    out = process.run([process.ACAFS, "--help"], env=process.environment()).stdout
-    return re.findall(r"^  ([a-z][a-z_-]*)(?:=[A-Z]+)?  ", out, re.M)
+    """The names of the settings on the command line."""
+    out = process.run([process.ACAFS, "config", "--options"], env=process.environment()).stdout
+    return re.findall(r"^([a-z][a-z_-]*)(?:=[A-Z]+)?  ", out, re.M)
+
+
+def plain_text(text):
+    """As it is read: without its markup."""
+    return re.sub(r"\\f[A-Z]|^\.\w+ ?|\"", "", text.replace("\\-", "-").replace("\\e", "\\"), flags=re.M)
 
 
 def plain(page):
-    """A page as it is read: without its markup."""
-    return re.sub(r"\\f[A-Z]|^\.\w+ ?|\"", "", page.read_text().replace("\\-", "-").replace("\\e", "\\"), flags=re.M)
+    return plain_text(page.read_text())
 
 
 def subsections(page):
@@ -146,6 +150,20 @@ def test_defaults_in_the_page_of_the_configuration(table):
         about = re.split(r"^\.TP$", parts[f"[{section}]"].partition(f".BR {key} ")[2], flags=re.M)[0]
         if value is not None and (section, key) not in {("cache", "dir"), ("local", "socket"), ("pool", "endpoint")}:
             assert re.search(rf"Default\s+(\.BR? )?{re.escape(value)}\b", about), f"{section} {key}: {value}"
+
+
+@pytest.mark.parametrize("program", ["ACAFS", "ACARUN", "ACAPOOL"])
+def test_help_fits_a_screen(program):
+    lines = process.run([getattr(process, program), "--help"], env=process.environment()).stdout.splitlines()
+    assert 10 < len(lines) <= 24
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_help_has_every_command():
+    """Of acafs, as its page has them."""
+    out = process.run([process.ACAFS, "--help"], env=process.environment()).stdout
+    commands = re.findall(r"^acafs ([a-z-]+(?: --[a-z]+)?)", plain_text(subsections(PAGES[0])["COMMANDS"]), re.M)
+    assert len(commands) >= 7 and not [command for command in commands if f"acafs {command} " not in out]
 
 
 @pytest.mark.parametrize("program, page", [("ACARUN", "src/acarun/acarun.1"), ("ACAPOOL", "src/acapool/acapool.8")])

@@ -48,7 +48,7 @@ def refuses(acafs, code, pattern, *arguments, **how):
 def test_help_and_version(acafs):
     done = acafs("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for word in ("MOUNTPOINT", "session", "cache-size", "timeout-read", "ACAFS_POOL_ENDPOINT", "-f"):
+    for word in ("MOUNTPOINT", "session", "cache-size", "config --options", "ACAFS_POOL_ENDPOINT", "-f"):
         assert word in done.stdout, word
     done = acafs("--version")
     assert done.returncode == 0 and re.match(r"acafs \d+\.\d+", done.stdout)

@@ -25,19 +25,28 @@
 
 static const char usage[] =
     "usage: acafs [SOURCE] MOUNTPOINT [-f] [-d] [-o OPTION[=VALUE],…]\n"
-    "       acafs [POOL] --all MOUNTPOINT …  a whole pool: each directory is a session\n"
+    "       acafs [POOL] --all MOUNTPOINT …     a whole pool: a directory per session\n"
     "       acafs status [MOUNTPOINT] [--json]  how a mount is\n"
-    "       acafs list                      all mounts of this machine\n"
-    "       acafs sync MOUNTPOINT           wait until all is in the session\n"
-    "       acafs login-check [POOL]        try the credentials, and say what each gave\n"
-    "       acafs config [--check FILE]     the settings in effect, and where each is from\n"
-    "SOURCE is POOL[#SESSION]; POOL a management endpoint URL, or `local` (the default):\n"
-    "a pool on this machine. Without SESSION a fresh one is made, and its name printed.\n"
-    "  -f  stay in the foreground      -d  the same, and trace FUSE requests\n"
-    "  -h  this help                   -V  the version\n"
-    "Every option is also a key of acafs.conf(5) and a variable: cache-size is ACAFS_CACHE_SIZE,\n"
-    "the pool's URL ACAFS_POOL_ENDPOINT. ACAFS_TOKEN holds a bearer token, ACAFS_CONFIG names a\n"
-    "configuration file (-o config=FILE). Options and their defaults:\n";
+    "       acafs list                          all mounts of this machine\n"
+    "       acafs sync MOUNTPOINT               wait until all is in the session\n"
+    "       acafs login-check [POOL]            try the credentials\n"
+    "       acafs config                        the settings, and where each is from\n"
+    "       acafs config --check FILE           look a configuration file over\n"
+    "       acafs config --options              what -o takes, and defaults\n"
+    "\n"
+    "SOURCE is POOL[#SESSION]. POOL is a management endpoint URL, or `local` (the\n"
+    "default), a pool on this machine. Without SESSION a new one is made, and its\n"
+    "name printed. To unmount: fusermount3 -u MOUNTPOINT.\n"
+    "\n"
+    "  -f              stay in the foreground\n"
+    "  -d              the same, and trace FUSE requests and those to the pool\n"
+    "  -o OPTION,…     settings such as cache-size=4G; each is a key of acafs.conf(5)\n"
+    "                  and a variable as well: ACAFS_CACHE_SIZE. The pool's URL is in\n"
+    "                  ACAFS_POOL_ENDPOINT, a bearer token may be in ACAFS_TOKEN;\n"
+    "                  -o config=FILE or ACAFS_CONFIG names a configuration file\n"
+    "  -h, --help      this               -V, --version   which acafs this is\n"
+    "\n"
+    "See acafs(8) for all of it.\n";
 
 static const struct {
     const char *name;
@@ -107,7 +116,6 @@ static int parse(int argc, char **argv, struct arguments *a)
             break;
         case 'h':
             fputs(usage, stdout);
-            config_help(stdout);
             return EXIT_OK;
         case 'V':
             puts("acafs " ACAFS_VERSION);

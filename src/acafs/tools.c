@@ -11,6 +11,9 @@
 #include "acafs/daemon.h"
 #include "acafs/overview.h"
 #include "config/config.h"
+#include "credential/credential.h"
+#include "http/http.h"
+#include "session/session.h"
 #include "util/buf.h"
 #include "util/cleanup.h"
 #include "util/gauge.h"
@@ -126,22 +129,45 @@ int tool_sync(int argc, char **argv)
 
 /* --- */
 
+/* What a mount with such a value would end with. */
+static int judge(const char *option, const char *value, const char **why)
+{
+    if (strcmp(option, "session") == 0)
+        return session_identifier_check(value, why);
+    if (strcmp(option, "endpoint") == 0 && strcmp(value, "local") != 0)
+        return http_url_check(value, NULL, why);
+    *why = NULL;
+    if (strcmp(option, "credential") == 0 && !credential_is_kind(value))
+        *why = "no such credential";
+    if (strcmp(option, "cache-dir") == 0 && *value != '/')
+        *why = "want an absolute path";
+    return *why ? -EINVAL : 0;
+}
+
+static int show_config(char **why)
+{
+    struct config config = {0};
+    int err = config_load(&config, NULL, why);
+    if (!err)
+        err = config_finish(&config, why);
+    if (!err)
+        config_print(&config, stdout);
+    config_free(&config);
+    return err;
+}
+
 int tool_config(int argc, char **argv)
 {
     _cleanup_free_ char *why = NULL;
-    int err;
+    int err = 0;
     if (argc == 3 && strcmp(argv[1], "--check") == 0) {
-        err = config_check_file(argv[2], &why);
+        err = config_check_file(argv[2], judge, &why);
+    } else if (argc == 2 && strcmp(argv[1], "--options") == 0) {
+        config_options(stdout);
     } else if (argc == 1) {
-        struct config config = {0};
-        err = config_load(&config, NULL, &why);
-        if (!err)
-            err = config_finish(&config, &why);
-        if (!err)
-            config_print(&config, stdout);
-        config_free(&config);
+        err = show_config(&why);
     } else {
-        log_error("usage: acafs config [--check FILE]");
+        log_error("usage: acafs config [--check FILE | --options]");
         return EXIT_USAGE;
     }
     if (err)

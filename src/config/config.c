@@ -180,10 +180,14 @@ int config_load(struct config *c, const char *file, char **why)
     return err ? err : read_environment(c, why);
 }
 
-int config_check_file(const char *file, char **why)
+int config_check_file(const char *file, config_judge *judge, char **why)
 {
     struct config config = {0};
-    int err = origins(&config) ? config_read_file(&config, file, false, why) : -ENOMEM;
+    int err = origins(&config) ? 0 : -ENOMEM;
+    if (!err) {
+        config.origins->judge = judge;
+        err = config_read_file(&config, file, false, why);
+    }
     config_free(&config);
     return err;
 }
@@ -365,12 +369,12 @@ void config_print(const struct config *c, FILE *out)
     }
 }
 
-void config_help(FILE *out)
+void config_options(FILE *out)
 {
     for (const struct option_about *o = option_table; o->name; o++) {
         char name[64];
         snprintf(name, sizeof name, o->metavar ? "%s=%s" : "%s", o->name, o->metavar);
-        fprintf(out, "  %-32s %s%s%s%s\n", name, o->help, o->value && o->metavar ? " (" : "",
+        fprintf(out, "%-30s  %s%s%s%s\n", name, o->help, o->value && o->metavar ? " (" : "",
                 o->value && o->metavar ? o->value : "", o->value && o->metavar ? ")" : "");
     }
 }

@@ -1,8 +1,8 @@
 /* The settings of acafs and acarun from their sources: command line > environment >
  * [session NAME] of the configuration files > their other sections > defaults. One table
  * (option.c) holds each option's name in all of them, its type, default and one-line description;
- * --help, the man page's table, the sample etc/acafs.conf and `acafs config` are made from it or
- * checked against it. */
+ * the manual pages, README.md's table, the sample etc/acafs.conf and `acafs config` are made from
+ * it or checked against it. */
 #ifndef ACAFS_CONFIG_CONFIG_H
 #define ACAFS_CONFIG_CONFIG_H
 
@@ -82,12 +82,14 @@ void config_each_of_all(const struct config *,
 
 /* Whether the command line sets that option. */
 bool config_on_command_line(const struct config *, const char *name);
-/* Whether that file could be read by config_load. */
-int config_check_file(const char *file, char **why);
+/* What those who use a text setting say of its value: 0, or -errno with *why. */
+typedef int config_judge(const char *option, const char *value, const char **why);
+/* Whether that file could be read by config_load, and its values be used. */
+int config_check_file(const char *file, config_judge *, char **why);
 
 /* Prints the effective settings in the configuration file's form, each with its origin. */
 void config_print(const struct config *, FILE *);
-/* A line per option, for --help. */
-void config_help(FILE *);
+/* A line per option: its name, meaning and default. */
+void config_options(FILE *);
 
 #endif

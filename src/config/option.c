@@ -220,6 +220,14 @@ static int parse_numeric(const struct option_about *o, const char *text, uint64_
     }
 }
 
+/* They would reach terminals, logs and headers. */
+static bool has_control(const char *text)
+{
+    while (*text && (unsigned char)*text >= ' ' && *text != 0x7f)
+        text++;
+    return *text;
+}
+
 static int set_text(char **at, const char *text)
 {
     char *copy = *text ? strdup(text) : NULL;
@@ -277,7 +285,7 @@ int option_parse(struct config *c, const struct option_about *o, const char *tex
     case OPTION_FORMAT:
         return is_word_of(o->type, text) ? set_text(at, text) : -EINVAL;
     case OPTION_TEXT:
-        return strpbrk(text, "\r\n") ? -EINVAL : set_text(at, text);
+        return has_control(text) ? -EINVAL : set_text(at, text);
     case OPTION_BOOL:
         return parse_bool(text, at);
     default:
@@ -308,7 +316,7 @@ int option_want(const struct option_about *o, struct buf *out)
 {
     switch (o->type) {
     case OPTION_TEXT:
-        return buf_adds(out, "one line of text");
+        return buf_adds(out, "one line of text, without control characters");
     case OPTION_LEVEL:
         return buf_adds(out, "error, warning, info or debug");
     case OPTION_LINKS:

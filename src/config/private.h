@@ -24,6 +24,7 @@ struct config_origins {
     enum config_level level[OPTION_LIMIT];
     char *origin[OPTION_LIMIT]; /* NULL: default */
     struct config_override *overrides;
+    config_judge *judge; /* or NULL: values are judged when they are used */
 };
 
 /* Takes a value unless one from a higher level is there already; it is checked either way.

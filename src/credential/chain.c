@@ -40,6 +40,14 @@ static bool is_named(const struct link *l, const char *word)
     return strcasecmp(word, l->name) == 0 || strcasecmp(word, l->word) == 0;
 }
 
+bool chain_has(const char *word)
+{
+    bool found = strcasecmp(word, "prod") == 0 || strcasecmp(word, "dev") == 0;
+    for (int i = 0; i < LINKS; i++)
+        found = found || is_named(order[i], word);
+    return found;
+}
+
 static int unknown(const char *word, char **why)
 {
     struct buf text = {0};

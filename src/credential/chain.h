@@ -1,5 +1,5 @@
-/* The chain: its order, which links of it take part, the walk along it, and the words for a walk that
- * found no token. The first link that gives a token is asked alone from then on. */
+/* The chain: its order, which links of it take part, the walk along it, and the words for a walk
+ * that found no token. The first link that gives a token is asked alone from then on. */
 #ifndef ACAFS_CREDENTIAL_CHAIN_H
 #define ACAFS_CREDENTIAL_CHAIN_H
 
@@ -11,6 +11,8 @@ struct chain;
  * with *why (malloc'd) for a word that names none. The settings are borrowed. */
 int chain_new(struct settings *, struct chain **out, char **why);
 void chain_free(struct chain *);
+/* Whether a word names links. */
+bool chain_has(const char *word);
 
 /* Asks for a token, one walk at a time. done runs once, from the loop; outcome.why is one line.
  * chain_free() forgets it. */

@@ -306,6 +306,12 @@ static bool is_word(const char *kind, const char *word)
     return kind && strcmp(kind, word) == 0;
 }
 
+bool credential_is_kind(const char *kind)
+{
+    return is_word(kind, "default") || is_word(kind, "none") || is_word(kind, "token") ||
+           chain_has(kind);
+}
+
 static int choose_source(struct credential *c, const struct credential_options *o, char **why)
 {
     const char *kind = o->kind && *o->kind ? o->kind : "default";

@@ -25,7 +25,7 @@ struct credential_options {
     const char *token_file; /* read anew at each need */
     const char *tenant_id, *client_id, *client_secret, *client_secret_file;
     const char *certificate, *certificate_password_file;
-    const char *authority;  /* AZURE_AUTHORITY_HOST */
+    const char *authority; /* AZURE_AUTHORITY_HOST */
     const char *federated_token_file;
     bool send_certificate_chain;
     bool quiet; /* the caller tells of failures: they are not logged */
@@ -42,6 +42,8 @@ struct credential_options {
  * for in $CREDENTIALS_DIRECTORY first. */
 int credential_new(struct loop *, struct http *, const struct credential_options *,
                    struct credential **out, char **why);
+/* Whether there is such a kind. */
+bool credential_is_kind(const char *kind);
 /* Those who wait are forgotten. */
 void credential_free(struct credential *);
 /* Overwrites and unsets AZURE_CLIENT_SECRET, ACAFS_TOKEN and the like, so that they show neither in
@@ -64,7 +66,7 @@ enum credential_state {
 struct credential_link {
     const char *name; /* as Azure's libraries call it */
     enum credential_state state;
-    const char *why;  /* one line, NULL when untried or chosen */
+    const char *why; /* one line, NULL when untried or chosen */
 };
 /* False when there is no i-th. Strings live until the credential is used again. */
 bool credential_link(const struct credential *, unsigned i, struct credential_link *out);
