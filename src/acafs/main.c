@@ -16,6 +16,7 @@
 #include "acafs/login_check.h"
 #include "acafs/overview.h"
 #include "acafs/tools.h"
+#include "acafs/unmount.h"
 #include "config/config.h"
 #include "session/session.h"
 #include "store/fault.h"
@@ -263,6 +264,8 @@ int main(int argc, char **argv)
         log_error("ACAFS_FAULT: no such step: %s", getenv("ACAFS_FAULT"));
         return EXIT_USAGE;
     }
+    if (unmount_is(argv[0]))
+        return unmount_run(argc, argv);
     subcommand_fn *run = argc > 1 ? find_subcommand(argv[1]) : NULL;
     if (run)
         return run(argc - 1, argv + 1);

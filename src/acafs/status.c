@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <utlist.h>
 
@@ -59,6 +60,8 @@ static void add_head(cJSON *status, const struct volume *v)
 {
     cJSON_AddStringToObject(status, "version", ACAFS_VERSION);
     cJSON_AddStringToObject(status, "mountpoint", v->mountpoint);
+    cJSON_AddNumberToObject(status, "pid", getpid());
+    cJSON_AddNumberToObject(status, "unmount_timeout_ms", (double)v->config->unmount_timeout_ms);
     add_time(status, "since", v->since);
 }
 
