@@ -198,6 +198,7 @@ def test_settings_come_from_where_they_should(machine):
 # --- one of her own, in a pool with a token
 
 def test_a_drop_in_for_a_user(machine, tcp_pool):
+    """Names are believed for long, so that what is written while the pool is frozen asks it nothing."""
     machine.write(f"etc/systemd/system/{unit_of(HERS)}.d/override.conf", """\
 [Service]
 User=alice
@@ -210,6 +211,7 @@ timeout-connect = 2
 timeout-read = 5
 [mount]
 unmount-timeout = 3
+attr-timeout = 600
 [session {HERS}]
 endpoint = {POOL}
 token-file = pool-token
