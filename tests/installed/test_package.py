@@ -307,17 +307,18 @@ def test_a_daemon_that_hangs_is_replaced(machine):
 FSTAB = f"""\
 {POOL}#fstab-one /srv/one acafs _netdev,nofail,allow_other,token-file=/etc/acafs/token 0 0
 {POOL}#fstab-two /srv/two fuse.acafs _netdev,noauto,setuid=alice,token-file=/home/alice/token 0 0
-{POOL}#fstab-three /srv/three acafs _netdev,noauto,allow_other,uid=bob,gid=bob,umask=077,token-file=/etc/acafs/token 0 0
+{POOL}#fstab-three /srv/three acafs _netdev,nofail,allow_other,uid=bob,gid=bob,umask=077,token-file=/etc/acafs/token 0 0
+{POOL}#fstab-four /srv/four acafs _netdev,noauto,user,token-file=/home/alice/token 0 0
 http://127.0.0.1:6999#fstab-away /srv/away acafs _netdev,nofail,token-file=/etc/acafs/token 0 0
 """
 
 
 def test_fstab(machine):
-    machine.run("mkdir -p /srv/one /srv/two /srv/three /srv/away && chown alice: /srv/two")
+    machine.run("cd /srv && mkdir one two three four away && chown alice: two four")
     machine.write("etc/fstab", FSTAB)
     machine.run(["systemctl", "daemon-reload"])
     done = machine.run(["mount", "--all"], check=False)
-    assert "/srv/one" in machine.mounts() and "/srv/away" not in machine.mounts(), done.stderr
+    assert {"/srv/one", "/srv/three"} <= set(machine.mounts()) and "/srv/away" not in machine.mounts(), done.stderr
     assert "127.0.0.1:6999" in done.stderr
     assert "allow_other" in machine.mounts()["/srv/one"]
     machine.run("echo everyone > /srv/one/note; echo own > /srv/one/own; chmod 600 /srv/one/own")
@@ -334,8 +335,20 @@ def test_fstab_as_a_user(machine):
     assert machine.said("acafs status /srv/two", user="alice")
 
 
+def test_fstab_by_a_user(machine):
+    """Who may mount it, and unmount it."""
+    assert machine.run(["mount", "/srv/four"], user="bob", check=False).returncode != 0
+    machine.run(["mount", "/srv/four"], user="alice")
+    machine.run("echo hers > /srv/four/note", user="alice")
+    assert machine.run(["ls", "/srv/four"], user="bob", check=False).returncode == 2
+    assert machine.run(["umount", "/srv/four"], user="bob", check=False).returncode != 0
+    machine.run(["umount", "/srv/four"], user="alice")
+    assert "/srv/four" not in machine.mounts()
+    wait_for(lambda: not daemons_of(machine, "/srv/four"), 60, "its daemon's end")
+    assert in_session(machine, "open('/mnt/data/note').read()", "fstab-four") == "hers"
+
+
 def test_fstab_with_owner_and_umask(machine):
-    machine.run(["systemctl", "start", "srv-three.mount"])
     machine.run("cd /srv/three && acarun -c 'open(\"made\", \"w\")'")
     machine.run("echo 1 > /srv/three/note; chmod 640 /srv/three/note", user="bob")
     assert machine.said("stat -c '%U %G %a' /srv/three /srv/three/made /srv/three/note").splitlines() == \
@@ -365,6 +378,9 @@ def test_fstab_at_first_use(machine):
 
 
 def test_umount(machine):
+    machine.run(["umount", "/srv/three"])
+    assert "/srv/three" not in machine.mounts()
+    machine.run(["mount", "-t", "fuse.acafs", "-o", "token-file=/etc/acafs/token", f"{POOL}#by-hand", "/srv/three"])
     machine.run(["umount", "/srv/three"])
     assert "/srv/three" not in machine.mounts()
 
