@@ -44,6 +44,13 @@ def test_first_words(tmp_path):
     assert complete("acafs --v") == ["--version"]
 
 
+def test_flags():
+    text = process.run([process.ACAFS, "--help"]).stdout.partition("\n  -f ")
+    told = set(re.findall(r"^  (-\w)|, (-\w|--\w+)|   (-V)", text[1] + text[2], re.M))
+    assert {flag for match in told for flag in match if flag} | {"--all"} == set(complete("acafs -"))
+    assert complete("acafs status -") == ["--json"]
+
+
 def test_every_option():
     assert len(OPTIONS) > 25
     offered = [name.rstrip("=") for name in complete("acafs local /mnt -o ")]

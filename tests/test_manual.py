@@ -177,6 +177,17 @@ def test_pages_have_every_option_of_their_program(program, page):
     assert not missing, f"{page} lacks {missing}"
 
 
+@pytest.mark.parametrize("program, source, page", [
+    ("ACAFS", "src/acafs/main.c", "src/acafs/acafs.8"), ("ACARUN", "src/acarun/options.c", "src/acarun/acarun.1"),
+    ("ACAPOOL", "src/acapool/options.c", "src/acapool/acapool.8")])
+def test_every_option_is_told(program, source, page):
+    taken = re.findall(r'^ .*\{"([a-z-]+)", (?:no|required|optional)_argument', (TOP / source).read_text(), re.M)
+    assert len(taken) > 2
+    out, text = process.run([getattr(process, program), "--help"], env=process.environment()).stdout, plain(TOP / page)
+    missing = [name for name in taken if not all(re.search(rf"(?<![\w-])--{name}(?![\w-])", it) for it in (out, text))]
+    assert not missing
+
+
 @pytest.mark.parametrize("header, page", [("src/acafs/daemon.h", "src/acafs/acafs.8"),
                                           ("src/acarun/exit.h", "src/acarun/acarun.1")])
 def test_pages_have_every_exit_status(header, page):
