@@ -8,7 +8,7 @@ packages_run=(fuse3 bubblewrap python3 python3-pkg-resources ca-certificates)
 packages_test=(libcmocka-dev python3-pytest python3-pytest-timeout python3-pytest-xdist
     python3-pytest-rerunfailures python3-matplotlib python3-nbformat curl git rsync openssl
     sqlite3 vim-tiny attr patch procps mandoc systemd)
-packages_deb=(debhelper git lintian)
+packages_deb=(build-essential debhelper git lintian)
 packages_machine=(debootstrap)
 
 # install_missing PACKAGE…: installs what is not there, and only then touches the network.
