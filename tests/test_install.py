@@ -75,6 +75,13 @@ def test_a_cache_without_a_home_variable(tmp_path):
     assert re.search(r"^#? *dir = /\S*/acafs\b", said, re.M), said
 
 
+def test_the_package_is_tested_without_a_sandbox():
+    """Which a machine that builds packages may have no programs for, and not allow."""
+    arguments = re.search(r"dh_auto_test -- (.*)", (TOP / "src/package/debian/rules").read_text())[1].split()
+    listed = process.run([*MESON, "test", "-C", process.BUILD, "--no-rebuild", "--list", *arguments]).stdout
+    assert listed.count("\n") > 10 and "util" in listed and "session_pool" not in listed
+
+
 def test_dist(tmp_path):
     """A clean checkout makes a tarball of all that is committed, which can be configured without git."""
     if subprocess.run(["git", "-C", TOP, "rev-parse"], capture_output=True).returncode:
