@@ -20,6 +20,9 @@
 #include "util/place.h"
 #include "util/text.h"
 
+/* Far more than a mount has to say, which may be a hostile user's. */
+enum { STATUS_LIMIT = 256 << 20 };
+
 /* --- reading it */
 
 int overview_read(const char *root, struct buf *out)
@@ -34,6 +37,8 @@ int overview_read(const char *root, struct buf *out)
             return -ENOMEM;
         n = read(fd, out->data + out->len, 1 << 16);
         out->len += n > 0 ? (size_t)n : 0;
+        if (out->len > STATUS_LIMIT)
+            return -EFBIG;
     }
     return fd < 0 || n < 0 ? -errno : buf_adds(out, "");
 }

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <inttypes.h>
+#include <limits.h>
 #include <mntent.h>
 #include <poll.h>
 #include <stdio.h>
@@ -25,6 +25,7 @@ enum {
     ANSWER_S = 5,            /* for a daemon to tell of itself; one that does not hangs */
     QUIET_MS = 1000,         /* of waiting that is not worth a word */
     MARGIN_MS = 10000,       /* beyond its unmount-timeout: it ends in order */
+    LONGEST_MS = 900000,     /* whatever a mount says, which may be a hostile user\'s */
     EXIT_NOT_UNMOUNTED = 32, /* as umount(8) has it */
 };
 
@@ -80,8 +81,9 @@ static bool read_about(const char *point, struct about *about)
     uint64_t pid = 0, ms = 0;
     json_uint(status, "pid", &pid);
     json_uint(status, "unmount_timeout_ms", &ms);
-    *about = (struct about){.pid = (pid_t)pid, .timeout_ms = (int64_t)ms};
-    return pid > 0;
+    *about = (struct about){.pid = pid > INT_MAX ? 0 : (pid_t)pid,
+                            .timeout_ms = ms > LONGEST_MS ? LONGEST_MS : (int64_t)ms};
+    return about->pid > 0;
 }
 
 /* In a process of its own, whose death ends the question to a daemon that hangs. */
