@@ -160,6 +160,33 @@ def test_rename(either):
     assert os.listdir(root) == ["b"]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("end", [OSError, KeyboardInterrupt])
+def test_an_exchange_in_steps_that_ends_early(helper, monkeypatch, steps, end):
+    root = helper.root
+    (root / "a").write_text("a")
+    (root / "b").write_text("b")
+    real, left = os.rename, [steps]
+
+    def rename(old, new):
+        """Fails in its stead, or is interrupted after it."""
+        left[0] -= 1
+        if end is OSError and left[0] == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(old, new)
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(end):
+        helper.names["exchange"](str(root / "a"), str(root / "b"))
+    there = {path.name: path.read_text() for path in root.iterdir()}
+    assert sorted(there.values()) == ["a", "b"]
+    assert not any(name.startswith("acafs-stage-") for name in there)
+    if end is OSError:
+        assert there == {"a": "a", "b": "b"}
+
+
 def test_put_and_get(helper):
     data = os.urandom(300000)
     entry = helper.ok("put", path="x y/a+b", data=b64(data))

@@ -1,5 +1,6 @@
 """Two parties change a file of a session: nobody's version is lost."""
 
+import ctypes
 import os
 import re
 
@@ -142,6 +143,59 @@ def test_a_new_file_whose_name_another_took_meanwhile(remount, tcp_pool, session
     mount.sync()
     there = contents(tcp_pool, session)
     assert there == {"a": b"theirs", conflict_copy(there, "a"): b"mine"}
+
+
+def exchange(one, other):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def fill_two(mount, proxy, tcp_pool, session):
+    """a and b in the session, and content of a that changed while an upload of it may have come there."""
+    (mount / "a").write_bytes(b"old")
+    (mount / "b").write_bytes(b"b" * 50)
+    mount.sync()
+    rule = proxy.rule(UPLOAD, fault.answer(503))
+    (mount / "a").write_bytes(b"on its way" * 10)
+    wait_for(lambda: rule.used, 10)
+    (mount / "a").write_bytes(b"new")
+    return rule
+
+
+@pytest.mark.parametrize("step", ["change-intended", "change-made"])
+def test_a_crash_in_the_middle_of_an_exchange(remount, proxy, tcp_pool, session, step):
+    mount = remount("max-retries=0", ACAFS_FAULT=step)
+    fill_two(mount, proxy, tcp_pool, session)
+    with pytest.raises(OSError):
+        exchange(mount / "a", mount / "b")
+    mount.process.wait(20)
+    mount.kill()
+    proxy.clear()
+    again = remount()
+    made = step == "change-made"
+    wanted = {"b": b"new", "a": b"b" * 50} if made else {"a": b"new", "b": b"b" * 50}
+    assert {name: (again / name).read_bytes() for name in os.listdir(again)} == wanted
+    again.sync()
+    assert contents(tcp_pool, session) == wanted
+    assert again.status()["conflicts"] == 0
+
+
+@pytest.mark.parametrize("how", [exchange, os.rename])
+def test_a_rename_whose_answer_was_lost(remount, proxy, tcp_pool, session, how):
+    """It was made: neither what was moved to a name nor what is to be uploaded there is lost."""
+    mount = remount("max-retries=0")
+    rule = fill_two(mount, proxy, tcp_pool, session)
+    lost = proxy.rule("POST (executions|code/execute)|GET executions/{id}", fault.cut_after())
+    with pytest.raises(OSError):
+        how(mount / "b", mount / "a")
+    proxy.drop(lost)
+    proxy.drop(rule)
+    wait_for(lambda: not mount.sync(), 20)
+    there = sorted(contents(tcp_pool, session).values())
+    assert b"new" in there and b"b" * 50 in there
+    mount.control("refresh")
+    assert sorted((mount / name).read_bytes() for name in os.listdir(mount)) == there
 
 
 def end(mount, how):

@@ -192,6 +192,23 @@ def rename2(old, new, flags):
     raise error(number, new)
 
 
+def exchange(old, new):
+    """In steps; should the end come between two, what was set aside has a name that is seen."""
+    os.lstat(old), os.lstat(new)
+    aside = os.path.join(os.path.dirname(old), "acafs-swap-" + os.urandom(8).hex())
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+        try:
+            os.rename(aside, new)
+        except OSError:
+            os.rename(old, new)
+            raise
+    except OSError:
+        os.rename(aside, old)
+        raise
+
+
 def rename(old, new, how):
     old, new = place(old), place(new)
     if how == "plain":
@@ -204,15 +221,7 @@ def rename(old, new, how):
             os.rename(old, new)
     elif how == "swap":
         if not rename2(old, new, EXCHANGE):
-            os.lstat(old), os.lstat(new)
-            aside = stage()
-            os.rename(old, aside)
-            try:
-                os.rename(new, old)
-            except OSError:
-                os.rename(aside, old)
-                raise
-            os.rename(aside, new)
+            exchange(old, new)
     else:
         raise error(errno.EINVAL, how)
 

@@ -249,6 +249,12 @@ static void change_over(struct change *c)
         change_free(c);
 }
 
+/* Whether it may have been made all the same: the answer is lost. */
+static bool is_doubtful(int err)
+{
+    return err == -EIO || err == -ETIMEDOUT || err == -EHOSTUNREACH;
+}
+
 static void change_done(void *arg, const struct session_error *e)
 {
     struct change *c = arg;
@@ -263,6 +269,11 @@ static void change_done(void *arg, const struct session_error *e)
         c->err = apply(c);
     else if (c->err != -ENOTEMPTY && c->err != -EEXIST)
         log_warning("%s: %s", c->name, e->message ? e->message : strerror(-e->err));
+    if (c->kind == CHANGE_RENAME && is_doubtful(e->err)) {
+        store_uploads_doubt(s, c->inode);
+        if (c->other)
+            store_uploads_doubt(s, c->other);
+    }
     store_note_reach(s, e->err);
     change_over(c);
 }

@@ -355,6 +355,9 @@ int64_t store_backoff_ms(unsigned tries);
 /* Waits until nothing at or below the inode is being uploaded or removed; 0: none is, and none will
  * be if a change of it begins at once. */
 int store_uploads_below(struct store *, struct waiter *, struct inode *);
+/* What the server has under the names at and below the inode may be anything: nothing there is
+ * taken for an upload of ours. */
+void store_uploads_doubt(struct store *, const struct inode *);
 /* The name is gone for good: nothing of it is sent any more. */
 void store_file_orphaned(struct store *, struct inode *);
 /* The pool did not answer a moment ago. */

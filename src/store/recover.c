@@ -3,7 +3,8 @@
  * there. Then the journal is written anew, and the queue goes on. A listing corrects the rest.
  *
  * A rename that was asked of the server when the mount before ended may have been made or not:
- * it was if the old name is gone there. That is looked at before the tree is shown. */
+ * it was if the old name is gone there, or, where two names were to be exchanged, if a file that
+ * was known there has another version in its place. That is looked at before the tree is shown. */
 #include "store/internal.h"
 
 #include <dirent.h>
@@ -222,17 +223,26 @@ static int rebase(char **path, const char *from, const char *to)
 
 /* The file that a removal waits for goes with its name; what the server has at the removal's own
  * path goes with a directory above it alone. */
-static int move_left(struct replay *p, const struct record *r)
+static int move_left(struct replay *p, const char *from, const char *to)
 {
     struct left *l;
     int err = 0;
     DL_FOREACH (p->left, l) {
         if (!err)
-            err = rebase(&l->after, r->path, r->other);
-        if (!err && strcmp(l->path, r->path) != 0)
-            err = rebase(&l->path, r->path, r->other);
+            err = rebase(&l->after, from, to);
+        if (!err && strcmp(l->path, from) != 0)
+            err = rebase(&l->path, from, to);
     }
     return err;
+}
+
+/* By way of a path that no file has. */
+static int swap_left(struct replay *p, const struct record *r)
+{
+    static const char aside[] = "/";
+    int err = move_left(p, r->path, aside);
+    err = err ? err : move_left(p, r->other, r->path);
+    return err ? err : move_left(p, aside, r->other);
 }
 
 static void free_intent(struct intent *i)
@@ -286,10 +296,10 @@ static int read_one(void *arg, const void *body, size_t len)
     case RECORD_MOVE:
         read_done(p, r.other);
         err = read_move(s, &r);
-        return err ? err : move_left(p, &r);
+        return err ? err : move_left(p, r.path, r.other);
     case RECORD_SWAP:
         read_swap(s, &r);
-        return 0;
+        return swap_left(p, &r);
     case RECORD_LEFT:
         return read_left(p, &r);
     case RECORD_DONE:
@@ -460,13 +470,49 @@ static void settle(struct intent *i, bool made)
 {
     struct store *s = i->store;
     const struct record r = {.path = i->from, .other = i->to};
-    if (made && i->how != RENAME_SWAP) {
+    if (made && i->how == RENAME_SWAP) {
+        read_swap(s, &r);
+        store_record(s, RECORD_SWAP, i->from, i->to, true);
+    } else if (made) {
         read_move(s, &r);
         store_record(s, RECORD_MOVE, i->from, i->to, true);
     }
     store_record(s, RECORD_SETTLED, i->from, i->to, true);
     free_intent(i);
     waitq_wake(&s->wakeup, &s->changed, 0);
+}
+
+/* A file at or below the inode whose version on the server was known. */
+static struct inode *known_file(struct inode *inode)
+{
+    struct inode *child, *next, *found = NULL;
+    if (!inode || !S_ISDIR(inode->mode))
+        return inode && S_ISREG(inode->mode) && inode->on_server && inode->base.mtime.tv_nsec >= 0
+                   ? inode
+                   : NULL;
+    HASH_ITER (by_name, inode->children, child, next) {
+        if (!found)
+            found = known_file(child);
+    }
+    return found;
+}
+
+/* By what an exchange is known to have been made or not: NULL where it makes no difference. */
+static struct inode *probe_of(const struct intent *i)
+{
+    struct inode *probe = known_file(find(i->store, i->from));
+    return probe ? probe : known_file(find(i->store, i->to));
+}
+
+static bool was_made(const struct intent *i, const struct entry *entry)
+{
+    if (i->how != RENAME_SWAP)
+        return !entry;
+    const struct inode *probe = probe_of(i);
+    if (!probe || !entry) /* one of the two names is gone by another's doing, or it went with one */
+        return probe && probe != find(i->store, i->from) && probe != find(i->store, i->to);
+    const struct version now = {.size = entry->size, .mtime = entry->mtime};
+    return !version_same(&probe->base, &now);
 }
 
 static void looked(void *arg, const struct session_error *e, const struct entry *entry)
@@ -477,7 +523,18 @@ static void looked(void *arg, const struct session_error *e, const struct entry 
         waitq_wake(&i->store->wakeup, &i->store->changed, e->err);
         return;
     }
-    settle(i, e->err == -ENOENT);
+    settle(i, was_made(i, e->err ? NULL : entry));
+}
+
+static int look(struct intent *i)
+{
+    struct store *s = i->store;
+    _cleanup_buf_ struct buf path = {0};
+    const struct inode *probe = i->how == RENAME_SWAP ? probe_of(i) : NULL;
+    if (probe && !inode_path(probe, &path))
+        return -ENOMEM;
+    i->call = session_stat(s->session, probe ? path.data : i->from, looked, i);
+    return i->call ? 0 : -ENOMEM;
 }
 
 int store_recover(struct store *s, struct waiter *w)
@@ -489,13 +546,10 @@ int store_recover(struct store *s, struct waiter *w)
     DL_FOREACH_SAFE (s->intents, i, next) {
         if (i->call)
             continue;
-        if (i->how == RENAME_SWAP) {
-            settle(i, false); /* both names are there either way, each with the file it had */
-            continue;
-        }
-        i->call = session_stat(s->session, i->from, looked, i);
-        if (!i->call)
-            return -ENOMEM;
+        if (i->how == RENAME_SWAP && !probe_of(i))
+            settle(i, false); /* both names are there either way */
+        else if ((err = look(i)))
+            return err;
     }
     if (!s->intents) {
         store_ask_info(s);

@@ -650,6 +650,18 @@ int store_uploads_below(struct store *s, struct waiter *w, struct inode *inode)
     return STORE_WAIT;
 }
 
+void store_uploads_doubt(struct store *s, const struct inode *inode)
+{
+    struct file *f;
+    DL_FOREACH (s->files, f) {
+        if (f->written == f->saved || !inode_below(f->inode, inode))
+            continue;
+        f->maybe_sent = f->sent_other = false;
+        f->taken = true;
+        store_note(s, f->inode);
+    }
+}
+
 void store_file_orphaned(struct store *s, struct inode *inode)
 {
     struct file *f = inode->file;
