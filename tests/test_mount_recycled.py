@@ -90,6 +90,45 @@ def test_what_was_not_sent_goes_to_the_new_session(remount, recycle, proxy, tcp_
     assert not [name for name in tcp_pool.names(session) if "conflict" in name]
 
 
+@pytest.mark.parametrize("end", ["unmount", "kill"])
+def test_recycled_while_nothing_was_mounted(remount, recycle, proxy, tcp_pool, session, end):
+    """The next mount says so, and sends what was not on the server."""
+    mount = remount("max-retries=0", "unmount-timeout=1")
+    fill(mount)
+    wait_for(lambda: mount.status()["etag"], 10)
+    proxy.down()
+    (mount / "pending").write_text("pending")
+    (mount / "written").write_text("changed")
+    getattr(mount, end)()
+    recycle()
+    proxy.up()
+    again = remount()
+    wait_for(lambda: again.status()["recycled"] == 1, 20)
+    assert "the session was recycled since it was mounted last" in again.said()
+    again.sync()
+    assert sorted(os.listdir(again)) == ["pending", "written"]
+    assert tcp_pool.read(session, "pending") == b"pending"
+    assert tcp_pool.read(session, "written") == b"changed"
+    assert again.status()["conflicts"] == 0
+    etag = again.status()["etag"]
+    assert again.unmount() == 0
+    same = remount()
+    same.sync()
+    wait_for(lambda: proxy.count("GET session") and same.status()["etag"] == etag, 10)
+    assert same.status()["recycled"] == 0 and "session was recycled" not in same.said()
+
+
+def test_deleted_by_wish_is_no_news_at_the_next_mount(remount, tcp_pool, session):
+    mount = remount()
+    fill(mount)
+    assert mount.control("delete-session") == {"ok": True}
+    assert mount.unmount() == 0
+    again = remount()
+    assert os.listdir(again) == []
+    wait_for(lambda: again.control("refresh") and again.status()["etag"], 10)
+    assert again.status()["recycled"] == 0 and "session was recycled" not in again.said()
+
+
 def test_a_session_that_is_deleted_by_wish_is_not_restored(remount, tcp_pool, session):
     mount = remount("restore")
     fill(mount)

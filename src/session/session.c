@@ -129,8 +129,17 @@ int session_ranges(const struct session *s)
 void session_get_state(const struct session *s, struct session_state *out)
 {
     *out = (struct session_state){.etag = s->etag.now ? s->etag.now : s->header_etag.now,
+                                  .identity = s->etag.now,
                                   .generation = s->generation,
                                   .expires = s->expires};
+}
+
+int session_expect(struct session *s, const char *identity)
+{
+    if (s->etag.now)
+        return 0;
+    s->etag.now = strdup(identity);
+    return s->etag.now ? 0 : -ENOMEM;
 }
 
 void session_on_recycled(struct session *s, void (*fn)(void *arg), void *arg)

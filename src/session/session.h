@@ -41,10 +41,14 @@ const char *session_api_version(const struct session *);
 /* How answers so far show the session; for status and for noticing that it was recycled. */
 struct session_state {
     const char *etag;        /* last known, or NULL */
+    const char *identity;    /* tells this session from a later one of its identifier, or NULL */
     uint64_t generation;     /* grows when the session was seen to be a new, empty one */
     struct timespec expires; /* tv_nsec -1: not known */
 };
 void session_get_state(const struct session *, struct session_state *);
+/* What an earlier client knew as its identity: should it be another by now, generation grows as
+ * soon as session_info() tells. Before the first call; 0 or -ENOMEM. */
+int session_expect(struct session *, const char *identity);
 /* Called when generation grows. */
 void session_on_recycled(struct session *, void (*fn)(void *arg), void *arg);
 

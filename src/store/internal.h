@@ -208,6 +208,9 @@ struct store {
     struct change *change_list;
 
     uint64_t generation;    /* of the session, as last seen */
+    char *identity;         /* of the session, as the journal has it; NULL: not known */
+    bool identity_heard;    /* from the session itself... */
+    unsigned identity_asks; /* ...which was asked so often */
     bool deleted;           /* its next end is wanted */
     bool emptiness_told;    /* the session was asked whether it is another: a listing of nothing is
                                true */
@@ -400,6 +403,10 @@ void store_recycle_check(struct store *);
 void store_ask_info(struct store *);
 /* The session was used: asks when it expires now, if that was not asked for long. */
 void store_note_use(struct store *);
+/* The session answers, and exists now: asks again, should it not have been heard who it is. */
+void store_ask_identity(struct store *);
+/* For a journal that is written anew: which session it tells of. */
+int store_identity_note(const struct store *, struct buf *frames);
 
 /* change.c */
 /* Whether a change of this name or one above it is under way. */

@@ -502,6 +502,8 @@ static int whole_tree(struct store *s, struct buf *out)
             err = frame_left(out, inode);
     }
     if (!err)
+        err = store_identity_note(s, out);
+    if (!err)
         err = store_removals_note(s, out);
     return err ? err : store_changes_note(s, out);
 }

@@ -10,8 +10,10 @@
  *     DONE path          no more; so says a NODE of that path with content, and a MOVE to it
  *     INTENT path, other a rename, or `how`, of these two is about to be asked of the server
  *     SETTLED            it was answered, and recorded if it was made
+ *     SESSION identity   of all that is told; "": not known
  *
- * Paths are relative to the session's root. Pure: memory to memory. */
+ * Paths are relative to the session's root; `identity` is in the place of one. Pure: memory to
+ * memory. */
 #ifndef ACAFS_STORE_RECORD_H
 #define ACAFS_STORE_RECORD_H
 
@@ -26,6 +28,7 @@ enum record_type {
     RECORD_DONE,
     RECORD_INTENT,
     RECORD_SETTLED,
+    RECORD_SESSION,
     RECORD_TYPES
 };
 

@@ -277,6 +277,13 @@ static void read_settled(struct store *s, const struct record *r)
     }
 }
 
+static int read_session(struct store *s, const char *identity)
+{
+    free(s->identity);
+    s->identity = *identity ? strdup(identity) : NULL;
+    return *identity && !s->identity ? -ENOMEM : 0;
+}
+
 static int read_one(void *arg, const void *body, size_t len)
 {
     struct replay *p = arg;
@@ -310,6 +317,8 @@ static int read_one(void *arg, const void *body, size_t len)
     case RECORD_SETTLED:
         read_settled(s, &r);
         return 0;
+    case RECORD_SESSION:
+        return read_session(s, r.path);
     case RECORD_TYPES:
         break;
     }
@@ -446,6 +455,8 @@ int store_replay(struct store *s, char **why)
         err = delete_strays(s);
     }
     s->replaying = err; /* then it ends here, and everything stays as it is on disk */
+    if (!err && s->identity)
+        err = session_expect(s->session, s->identity);
     if (!err)
         begin_removals(&p);
     while (p.left)

@@ -196,6 +196,39 @@ static void send_again(struct store *s)
     log_warning("the session was recycled: %zu files that were at hand are put back", count);
 }
 
+/* Before it was heard from, this mount had nothing of it but what is not on the server. An error:
+ * while it mounts nothing less is shown. */
+static void recycled_before(struct store *s)
+{
+    const struct file *f;
+    size_t count = 0;
+    DL_FOREACH (s->files, f) {
+        count += f->written != f->saved;
+    }
+    log_error("the session was recycled since it was mounted last: its files are gone, but for "
+              "%zu that were not on the server yet and go up now",
+              count);
+}
+
+/* The journal tells of the session as it is. */
+static void note_identity(struct store *s)
+{
+    struct session_state state;
+    session_get_state(s->session, &state);
+    const char *now = state.identity ? state.identity : "";
+    if (strcmp(now, s->identity ? s->identity : "") == 0)
+        return;
+    free(s->identity);
+    s->identity = *now ? strdup(now) : NULL;
+    store_record(s, RECORD_SESSION, now, NULL, false);
+}
+
+int store_identity_note(const struct store *s, struct buf *frames)
+{
+    const struct record r = {.type = RECORD_SESSION, .path = s->identity, .other = ""};
+    return s->identity ? store_frame(frames, &r) : 0;
+}
+
 static void recycled(void *arg)
 {
     struct store *s = arg;
@@ -209,8 +242,14 @@ static void recycled(void *arg)
         if (f->written != f->saved)
             nothing_there(f->inode);
     }
+    bool before = s->identity && !s->identity_heard && state.identity;
+    s->identity_heard = state.identity;
+    s->identity_asks = 0;
+    note_identity(s);
     if (s->deleted)
         log_info("the session was deleted");
+    else if (before)
+        recycled_before(s);
     else if (s->options.restore)
         send_again(s);
     else
@@ -250,6 +289,11 @@ static void info_told(void *arg, const struct session_error *e, const struct ses
     s->info_call = NULL;
     if (e->err == -EHOSTUNREACH || e->err == -ETIMEDOUT)
         s->info_generation = UINT64_MAX; /* asked again when it answers */
+    recycled(s);
+    s->identity_heard = s->identity_heard || !e->err;
+    note_identity(s);
+    if (s->tree.listed_ms)
+        store_ask_identity(s);
     if (s->options.keepalive)
         set_touch_timer(s);
 }
@@ -260,6 +304,7 @@ void store_ask_info(struct store *s)
     if (s->info_call)
         return;
     session_get_state(s->session, &state);
+    s->identity_asks++;
     s->info_generation = state.generation;
     s->info_ms = clock_ms();
     clock_gettime(CLOCK_REALTIME, &s->info_asked);
@@ -277,6 +322,13 @@ void store_note_use(struct store *s)
     int64_t life = (state.expires.tv_sec - s->info_asked.tv_sec) * 1000 / NEWS_LIFE;
     life = life > TOUCH_MS ? TOUCH_MS : life < NEWS_LEAST_MS ? NEWS_LEAST_MS : life;
     if (unheard || clock_ms() - s->info_ms >= life)
+        store_ask_info(s);
+}
+
+/* Once more: where nothing but that is not answered it never will be. */
+void store_ask_identity(struct store *s)
+{
+    if (!s->identity_heard && s->identity_asks < 2)
         store_ask_info(s);
 }
 
@@ -309,4 +361,5 @@ void store_recycle_free(struct store *s)
         session_cancel(s->info_call);
     while (s->remakes)
         free_remake(s->remakes);
+    free(s->identity);
 }

@@ -434,6 +434,7 @@ static void tree_listed(void *arg, const struct session_error *e,
         s->no_tree = !r->recursive;
         merge_listing(s, s->inodes.root, r->listing, &s->tree, covered_by_files, r->recursive);
         s->tree.count = r->listing->count;
+        store_ask_identity(s);
     }
     end_listing(s, &s->tree, e->err);
 }

@@ -197,6 +197,7 @@ static const struct record samples[] = {
     {.type = RECORD_LEFT, .path = "a", .other = "", .facts.base = {.size = 7}},
     {.type = RECORD_INTENT, .path = "a", .other = "b", .how = 2},
     {.type = RECORD_SETTLED, .path = "a", .other = "b"},
+    {.type = RECORD_SESSION, .path = "0123-4567", .other = ""},
 };
 
 static void test_records_are_read_as_written(void **state)
