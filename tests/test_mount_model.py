@@ -12,7 +12,6 @@ import stat
 import pytest
 
 from support.proxy import answer
-from support.wait import wait_for
 
 pytestmark = [pytest.mark.limit(200)]
 
@@ -224,11 +223,8 @@ def test_crashes_and_remounts_change_nothing(mounts, proxy, session, tcp_pool, t
         if dice.random() < 0.3:
             assert mount.unmount() == 0
         else:
-            top = os.open(mount.path, os.O_RDONLY)
-            os.fsync(top)  # attributes are written a moment after they are set
-            os.close(top)
             mount.kill()
-            wait_for(lambda: proxy.busy == 0, 20)
+            proxy.drain()
     proxy.drop(rule)
     mount = mounted()
     assert one.tree() == Side(mount.path).tree()

@@ -22,6 +22,8 @@ import time
 import urllib.parse
 from dataclasses import dataclass, field
 
+from support.wait import wait_for
+
 _BLOCK = 65536
 
 # "files/{name}/content" from the path of a request, whatever stands before it.
@@ -339,7 +341,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._open = threading.Event()
         self._open.set()
-        self._clients = set()
+        self._clients = {}  # their addresses
         self._listener = None
         self.up()
 
@@ -411,6 +413,16 @@ class Proxy:
         with self._lock:
             return sum(1 for request in self.requests if matches(request))
 
+    def drain(self, deadline=20):
+        """Waits until all that was sent by clients that are gone is done: a busy machine may not have read it yet."""
+        with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), deadline)) as last:
+            wait_for(lambda: last.getsockname() in self._peers(), deadline)  # those before it were taken, too
+        wait_for(lambda: not self._peers(), deadline)
+
+    def _peers(self):
+        with self._lock:
+            return set(self._clients.values())
+
     def close(self):
         self.closing.set()
         self.thaw()
@@ -429,11 +441,11 @@ class Proxy:
     def _accept(self, listener):
         while True:
             try:
-                client, _ = listener.accept()
+                client, address = listener.accept()
             except OSError:
                 return
             with self._lock:
-                self._clients.add(client)
+                self._clients[client] = address
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client):
@@ -447,7 +459,7 @@ class Proxy:
             pass
         finally:
             with self._lock:
-                self._clients.discard(client)
+                self._clients.pop(client, None)
             client.close()
 
     def _one(self, client, rest):
