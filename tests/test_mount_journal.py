@@ -106,7 +106,7 @@ def everything(mount, model):
 # --- crashes
 
 STEPS = ["content-named", "content-synced", "record-torn", "record-written", "journal-synced", "content-unnamed",
-         "upload-done", "change-intended", "change-made", "removal-done"]
+         "upload-done", "change-intended", "change-made", "removal-begun", "removal-done"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -312,8 +312,8 @@ def test_what_the_server_must_do_fails_fast(remount, proxy):
     with pytest.raises(OSError):
         os.fsync(handle)
     os.close(handle)
-    for operation in (lambda: os.unlink(mount / "a"), lambda: os.mkdir(mount / "d"),
-                      lambda: os.rename(mount / "a", mount / "x")):
+    for operation in (lambda: os.mkdir(mount / "d"), lambda: os.rename(mount / "a", mount / "x"),
+                      lambda: os.symlink("a", mount / "l")):
         began = time.monotonic()
         with pytest.raises(OSError) as error:
             operation()

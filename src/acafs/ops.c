@@ -642,9 +642,12 @@ static int step_fsync(struct request *r)
     return answer_saved(r, store_flush(r->mount->store, &r->waiter, r->inode, &r->ticket));
 }
 
+/* What was changed is in the journal, and what was deleted gone from the server. */
 static int step_fsyncdir(struct request *r)
 {
-    return answer_saved(r, store_commit_names(r->mount->store, &r->waiter, &r->ticket));
+    struct store *s = r->mount->store;
+    int err = store_commit_names(s, &r->waiter, &r->ticket);
+    return answer_saved(r, err ? err : store_removal_wait(s, &r->waiter, r->inode, NULL));
 }
 
 static void save(fuse_req_t req, fuse_ino_t ino, int (*step)(struct request *))
@@ -674,7 +677,6 @@ static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
         save(req, ino, step_fsync);
 }
 
-/* Names are on the server, or in the journal. */
 static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     if (is_controls(ino))
@@ -703,10 +705,13 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static int step_unlink(struct request *r)
 {
-    int err = store_unlink(r->mount->store, &r->waiter, r->inode, r->name, &r->change);
-    if (!err)
-        fuse_reply_err(r->req, 0);
-    return err;
+    struct store *s = r->mount->store;
+    int err = r->begun ? 0 : store_unlink(s, &r->waiter, r->inode, r->name, &r->change);
+    if (!err && r->mount->config->sync) {
+        r->begun = true;
+        err = store_removal_wait(s, &r->waiter, r->inode, r->name);
+    }
+    return answer_saved(r, err);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)

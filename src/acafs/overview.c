@@ -85,6 +85,25 @@ static uint64_t count_pending(const cJSON *status)
            number(status, "pending_more");
 }
 
+/* The first names alone are told: what ails one mostly ails all. */
+static void print_deleting(const cJSON *status, uint64_t files)
+{
+    uint64_t count = number(status, "pending_deletes");
+    const cJSON *first = cJSON_GetArrayItem(json_array(status, "deleting"), 0);
+    const char *path = json_string(first, "path"), *error = json_string(first, "error");
+    if (!count && !files)
+        print_field("queue", "empty: everything is in the session");
+    if (!count)
+        return;
+    printf("%-11s %" PRIu64 " name%s to delete", "queue", count, count > 1 ? "s" : "");
+    if (path && error) {
+        fputs(": ", stdout);
+        print_text(path);
+        printf(": %s", error);
+    }
+    putchar('\n');
+}
+
 static void print_pending(const cJSON *status)
 {
     const cJSON *pending = json_array(status, "pending"), *file;
@@ -95,10 +114,9 @@ static void print_pending(const cJSON *status)
             bytes += number(file, "size");
         }
     }
-    if (!count) {
-        print_field("queue", "empty: everything is in the session");
+    print_deleting(status, count);
+    if (!count)
         return;
-    }
     printf("%-11s %" PRIu64 " file%s, ", "queue", count, count > 1 ? "s" : "");
     print_size(bytes);
     puts(" to send");
@@ -348,6 +366,8 @@ static void print_mount(const struct mntent *m)
         fputs("ok", stdout);
     if (pending)
         printf(", %" PRIu64 " to send", pending);
+    if (number(status, "pending_deletes"))
+        printf(", %" PRIu64 " to delete", number(status, "pending_deletes"));
     putchar('\n');
 }
 

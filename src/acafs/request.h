@@ -28,7 +28,7 @@ struct request {
     int to_set;
     mode_t mode;
     unsigned flags;
-    bool begun; /* of a change in a pool's root: it is under way */
+    bool begun; /* of a change without a `change` of the store's: it is under way */
     uint64_t offset, ticket;
     size_t size;
     struct buf data;

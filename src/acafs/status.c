@@ -9,7 +9,10 @@
 #include "acafs/control.h"
 #include "acafs/pool.h"
 
-enum { PENDING_MAX = 1000 /* files named of all sessions of a pool */ };
+enum {
+    PENDING_MAX = 1000,     /* files named of all sessions of a pool */
+    DELETIONS_LISTED = 100, /* of many more, mostly */
+};
 
 static void add_time(cJSON *object, const char *name, time_t seconds)
 {
@@ -36,6 +39,22 @@ static void add_pending(void *arg, const struct store_pending *p)
     else
         cJSON_AddNullToObject(file, "error");
     cJSON_AddItemToArray(arg, file);
+}
+
+static void add_deletion(void *arg, const struct store_deletion *d)
+{
+    struct buf path = {0};
+    if (cJSON_GetArraySize(arg) >= DELETIONS_LISTED || !inode_child_path(d->dir, d->name, &path))
+        return;
+    cJSON *deletion = cJSON_CreateObject();
+    cJSON_AddStringToObject(deletion, "path", path.data);
+    buf_free(&path);
+    cJSON_AddNumberToObject(deletion, "tries", d->tries);
+    if (d->err)
+        cJSON_AddStringToObject(deletion, "error", strerror(-d->err));
+    else
+        cJSON_AddNullToObject(deletion, "error");
+    cJSON_AddItemToArray(arg, deletion);
 }
 
 static void add_session(cJSON *status, const struct mount *m)
@@ -128,6 +147,7 @@ cJSON *status_json(struct mount *m, const struct jobs *jobs)
     add_away(status, s.away, s.silent);
     store_each_pending(m->store, add_pending, cJSON_AddArrayToObject(status, "pending"));
     add_troubles(status, &s);
+    store_each_removal(m->store, add_deletion, cJSON_AddArrayToObject(status, "deleting"));
     cJSON_AddStringToObject(add_cache(status, m->config, &s), "directory",
                             store_directory(m->store));
     add_counters(status, m->client.http, &s);
@@ -285,6 +305,8 @@ int status_metrics(struct mount *m, const struct jobs *jobs, struct buf *out)
     metric(out, "gauge", "inodes", "Names known.", (double)s.inodes);
     metric(out, "gauge", "pending_files", "Files not on the server yet.", (double)s.dirty_files);
     metric(out, "gauge", "pending_bytes", "Their size.", (double)s.dirty_bytes);
+    metric(out, "gauge", "pending_deletes", "Names not deleted on the server yet.",
+           (double)s.removals);
     metric(out, "gauge", "failed_files", "Of these, refused by the pool.", (double)s.failed_files);
     metric(out, "counter", "conflicts_total", "Files that somebody else changed as well.",
            (double)s.conflicts);

@@ -25,7 +25,8 @@ struct ask_call {
     session_value_fn *value_fn;
     session_space_fn *space_fn;
     char *path; /* unlink */
-    bool seen;  /* it was a file a moment ago */
+    bool seen;  /* it was a file a moment ago... */
+    bool told;  /* ...says the caller */
 };
 
 static void ask_finish(struct session_call *c)
@@ -147,7 +148,8 @@ struct session_call *session_symlink(struct session *s, const char *target, cons
  * would delete the file of that name at the top.
  *
  * DELETE takes directories too, some servers with all that is in them. So what the name is now is
- * asked first; the old shape has no word for it, and its servers delete empty ones at most. */
+ * asked first, unless the caller knows; the old shape has no word for it, and its servers delete
+ * empty ones at most. */
 
 static void by_helper(struct session_call *c)
 {
@@ -167,9 +169,10 @@ static void unlinked(struct session_call *c, const struct answer *a)
     struct ask_call *k = (struct ask_call *)c;
     if (a)
         answer_delete(a, &c->error);
-    if (k->seen && c->error.err == -ENOENT)
-        call_forget_error(c); /* by an earlier try, whose answer was lost: it is gone */
-    if (helper_knows_better(c, k->path))
+    bool gone = k->seen && c->error.err == -ENOENT;
+    if (gone && !k->told)
+        call_forget_error(c); /* by an earlier try, whose answer was lost */
+    if (!gone && helper_knows_better(c, k->path))
         by_helper(c);
     else
         call_end(c);
@@ -208,20 +211,21 @@ static void unlink_begin(struct session_call *c)
     struct session *s = c->session;
     if (!path_by_file_calls(s, k->path))
         ask_begin(c);
-    else if (s->shape.old)
+    else if (k->seen || s->shape.old)
         delete_file(c);
     else
         call_stat(c, k->path, kind_told);
 }
 
-struct session_call *session_unlink(struct session *s, const char *path, session_done_fn *done,
-                                    void *arg)
+struct session_call *session_unlink(struct session *s, const char *path, bool seen,
+                                    session_done_fn *done, void *arg)
 {
     static const struct call_kind kind = {unlink_begin, ask_finish, ask_release};
     struct ask_call *k = call_new(s, sizeof *k, &kind, arg);
     if (!k)
         return NULL;
     k->done = done;
+    k->seen = k->told = seen;
     k->path = strdup(path);
     k->request = helper_op("unlink", path);
     if (!k->path || !k->request)

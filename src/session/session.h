@@ -111,9 +111,11 @@ struct session_call *session_upload_bytes(struct session *, const char *path, co
 struct session_call *session_stat(struct session *, const char *path, session_entry_fn *,
                                   void *arg);
 
-/* A file or symlink; -ENOENT when it was not there. */
-struct session_call *session_unlink(struct session *, const char *path, session_done_fn *,
-                                    void *arg);
+/* A file or symlink; -ENOENT when it was not there. `seen`: it was a file a moment ago, which saves
+ * a look at what it is, for the call would take a directory too. -ENOENT is then no more than what
+ * the file call says. */
+struct session_call *session_unlink(struct session *, const char *path, bool seen,
+                                    session_done_fn *, void *arg);
 
 /* --- by the helper. Errors are those of the system call in the session. */
 struct session_call *session_mkdir(struct session *, const char *path, unsigned mode,

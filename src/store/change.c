@@ -1,15 +1,15 @@
 /* Changes of names: told to the server first, then done in the tree. A change under way goes
  * on when the operation that asked for it gives up; it pins what it needs. While it runs nothing
- * at or below its names is uploaded, and it begins only when nothing there is being uploaded.
+ * at or below its names is uploaded or deleted, and it begins only when nothing there is.
  *
  *     checks ──▶ (INTENDED) ──▶ CALLED ──▶ DONE ──recorded──▶ result taken (or forgotten: freed at
  * once)
  *
- * What the server need not hear of is done here alone: a file with content that is not on the
- * server yet is renamed in the tree and in the journal, and goes up under its new name. What
- * the server had under the old one is then removed (removal.c). So those renames, and deletes of
- * files that never went up, work while the pool is away; all other changes are then refused at
- * once, for they could not be seen to be possible. A rename by the server of what the journal
+ * What the server may hear of later is done here alone: a file is deleted in the tree and in the
+ * journal, and one with content that is not on the server yet is renamed there, and goes up under
+ * its new name. What the server had under the old one is then removed (removal.c). So those
+ * renames, and deletes of files, work while the pool is away; all other changes are then refused
+ * at once, for they could not be seen to be possible. A rename by the server of what the journal
  * tells of is INTENDED first: see recover.c. */
 #include "store/internal.h"
 
@@ -289,7 +289,8 @@ static int change_result(struct change **change, struct waiter *w, struct inode 
         waitq_park(&c->waiting, w);
         return STORE_WAIT;
     }
-    int err = store_recorded(c->store, w, c->batch);
+    int err = c->kind == CHANGE_UNLINK ? store_written(c->store, w, c->batch)
+                                       : store_recorded(c->store, w, c->batch);
     if (err == STORE_WAIT)
         return err;
     if (c->err)
@@ -332,13 +333,17 @@ static bool may_be_there(const struct inode *inode)
     return f && (f->maybe_sent || f->send == SEND_SENDING);
 }
 
-/* A file that the server does not have, or has only in part. */
+/* A file goes here; what the server has of it follows. A power cut may bring it back, as on a local
+ * disk: what is waited for is that nothing else does. */
 static int unlink_here(struct change *c, struct change **change, struct waiter *w)
 {
-    bool leaves = may_be_there(c->inode);
-    if (leaves)
-        c->batch = store_remove_later(c->store, c->dir, c->name, &unknown, NULL,
-                                      file_detach_upload(c->inode->file));
+    struct store *s = c->store;
+    struct inode *inode = c->inode;
+    bool in_part = may_be_there(inode), seen = !in_part && !store_file_dirty(inode);
+    if (inode->on_server || in_part)
+        c->batch = store_remove_later(s, c->dir, c->name, in_part ? &unknown : &inode->base,
+                                      seen ? store_news_ms(s, c->dir) : 0, NULL,
+                                      in_part ? file_detach_upload(inode->file) : NULL);
     return done_here(c, change, w);
 }
 
@@ -369,17 +374,19 @@ int store_unlink(struct store *s, struct waiter *w, struct inode *dir, const cha
         return err;
     if (S_ISDIR(inode->mode))
         return -EISDIR;
-    if (inode->on_server && ((err = before_name_goes(s, w, inode)) ||
-                             (err = store_uploads_below(s, w, inode)) || (err = reach(s))))
+    if (inode->on_server && (err = before_name_goes(s, w, inode)))
+        return err;
+    if (S_ISLNK(inode->mode) && (err = reach(s)))
         return err;
     struct change *c = change_new(s, CHANGE_UNLINK, dir, name, inode);
     if (!c)
         return -ENOMEM;
-    if (!inode->on_server)
+    if (S_ISREG(inode->mode))
         return unlink_here(c, change, w);
     _cleanup_buf_ struct buf path = {0};
-    struct session_call *call =
-        inode_path(inode, &path) ? session_unlink(s->session, path.data, change_done, c) : NULL;
+    struct session_call *call = inode_path(inode, &path)
+                                    ? session_unlink(s->session, path.data, false, change_done, c)
+                                    : NULL;
     return called(c, call, change, w);
 }
 
@@ -524,7 +531,7 @@ static int rename_here(struct change *c, struct change **change, struct waiter *
     file_unqueue(f);
     if (removal) {
         struct version left;
-        store_removal_drop(s, removal, &left);
+        store_removal_replace(s, removal, &left);
         takes_place(f, true, &left, NULL);
         f->over_left = !f->content;
     } else {
@@ -536,7 +543,7 @@ static int rename_here(struct change *c, struct change **change, struct waiter *
     if (inode->parent && inode->recorded)
         c->batch = store_note(s, inode);
     if (leaves)
-        c->batch = store_remove_later(s, c->dir, old_name, &base, inode, sender);
+        c->batch = store_remove_later(s, c->dir, old_name, &base, 0, inode, sender);
     if (f->kept == f->written)
         file_queue(f);
     *change = c;
@@ -663,14 +670,9 @@ int store_rename(struct store *s, struct waiter *w, struct inode *from_dir, cons
         err = store_uploads_below(s, w, other);
     if (local && !err && S_ISDIR(inode->mode))
         err = store_uploads_below(s, w, inode);
-    if (local && !err) {
-        struct removal *removal = store_removal(s, to_dir, to);
-        if (removal && store_removal_busy(removal))
-            err = store_removal_wait(s, w, to_dir, to);
-    }
     if (!local)
         err = prepare(s, w, inode, other, how);
-    if (!local && !err && !other)
+    if (!err && !other && (!local || !S_ISREG(inode->mode)))
         err = store_removal_wait(s, w, to_dir, to);
     if (err)
         return err;

@@ -18,7 +18,8 @@ static const char *const steps[] = {
     "upload-done",      /* the server has the file; no record tells so */
     "change-intended",  /* a change of names is about to be asked of the server */
     "change-made",      /* the server made it; no record tells so */
-    "removal-done",     /* the server removed what a rename left; no record tells so */
+    "removal-begun",    /* the server is about to be asked to delete a name */
+    "removal-done",     /* it did; no record tells so */
     "conflict-renamed", /* the local copy got its name in the tree; no record tells so */
     "job-kept",         /* a job is on disk; nobody was told */
     "job-named",        /* and what its run is to be called; nothing is started */

@@ -47,6 +47,16 @@ struct grave {
     char *name;
 };
 
+/* Names that are gone here and still on the server, see removal.c. */
+struct removals {
+    struct removal *list;    /* those that failed last */
+    struct removal *by_name; /* the same */
+    unsigned active;         /* requests for them under way */
+    int64_t hurried_ms;      /* those that failed before are due */
+    int refusal;             /* what the pool refused one with last... */
+    int64_t told_ms;         /* ...and when a barrier was first told; 0: none was */
+};
+
 /* Content of a regular file at hand. The server's copy and ours:
  *
  *            read, write                all bytes here
@@ -201,8 +211,8 @@ struct store {
     struct file *outbox; /* dirty files that are kept, oldest first */
     unsigned sending;    /* CHECKING, COMPARING or SENDING */
     struct loop_timer pump;
-    struct removal *removals;
-    struct waitq idle;    /* store_sync: woken when an upload or a removal ends */
+    struct removals removals;
+    struct waitq idle;    /* store_sync: woken when an upload ends, or all removals under way */
     unsigned changes;     /* under way */
     struct waitq changed; /* woken when a change ends */
     struct change *change_list;
@@ -238,6 +248,12 @@ void store_set_away(struct store *, int err);
 int store_ask_tree(struct store *);
 void store_refresh_free(struct store *);
 void store_dir_free(struct dir *);
+/* When the news on the files of a directory were asked for; 0: never, or they are old. */
+int64_t store_news_ms(const struct store *, const struct inode *dir);
+/* Has the names of a directory listed, if that is not under way: true when an answer will come.
+ * Not where the last was longer than `most`, or the helper would have to. */
+bool store_ask_names(struct store *, struct inode *dir, size_t most);
+bool store_names_awaited(struct store *, struct inode *dir);
 /* Remembers that a name was taken away here. */
 void store_bury(struct store *, const struct inode *dir, const char *name);
 
@@ -353,6 +369,8 @@ void file_failed(struct file *, int err, const char *message);
 void store_pump(struct store *);
 void store_send_init(struct store *);
 void store_send_free(struct store *);
+/* Another try would end the same way until somebody changes something. */
+bool store_is_refusal(int err);
 /* How long to wait after that many failures in a row, in milliseconds. */
 int64_t store_backoff_ms(unsigned tries);
 /* Waits until nothing at or below the inode is being uploaded or removed; 0: none is, and none will
@@ -370,19 +388,23 @@ void store_note_reach(struct store *, int err);
 
 /* removal.c: names that the server still has and that are gone here */
 /* Has dir/name deleted on the server once `after` (or NULL) is up and the upload there (or NULL;
- * taken over) is over; the batch's number. */
+ * taken over) is over; the batch's number. seen_ms: when the server last told that `base` is what
+ * it has; 0: before it is deleted that is looked at. */
 uint64_t store_remove_later(struct store *, struct inode *dir, const char *name,
-                            const struct version *base, struct inode *after, struct sending *);
+                            const struct version *base, int64_t seen_ms, struct inode *after,
+                            struct sending *);
 void store_removal_sent(struct removal *);
+/* A listing asked for then has that version, or NULL: no file, under its name. */
+void store_removal_listed(struct removal *, const struct version *, int64_t asked_ms);
 struct removal *store_removal(const struct store *, const struct inode *dir, const char *name);
 /* The name gets a new file, in whose place the server then has the old one: its version. The
- * journal says so only with the file's content: until then a crash leaves the removal. */
-void store_removal_drop(struct store *, struct removal *, struct version *base);
-/* While the server is deleting or making it: park on store->changed. */
-bool store_removal_busy(const struct removal *);
-/* Waits until there is none of this name in dir, or with NULL none in or below it. */
-int store_removal_wait(struct store *, struct waiter *, const struct inode *dir, const char *name);
-void store_removals_pump(struct store *);
+ * journal says so only with the file's content: until then a crash leaves the removal, which ends
+ * unless it is begun. */
+void store_removal_replace(struct store *, struct removal *, struct version *base);
+/* The file may not be sent yet: what was there before it is being deleted. */
+bool store_removal_in_way(struct store *, const struct file *);
+/* Begins those that are due: when the next one is, in clock_ms(); INT64_MAX: none. */
+int64_t store_removals_pump(struct store *);
 /* True while there are some, or some failed before `since`; *err: what one failed with later. */
 bool store_removals_left(struct store *, int64_t since, int *err);
 bool store_removals_below(const struct store *, const struct inode *);

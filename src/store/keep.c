@@ -398,7 +398,7 @@ uint64_t store_record_left(struct store *s, const char *path, const char *after,
                            const struct version *base)
 {
     const struct record r = left_record(path, after, base);
-    return tell(s, &r, true);
+    return tell(s, &r, false);
 }
 
 /* --- files */

@@ -35,7 +35,7 @@ struct intent {
 
 /* A removal as read: its file may still move. */
 struct left {
-    struct left *prev, *next;
+    UT_hash_handle hh; /* by path */
     char *path, *after;
     struct version base;
 };
@@ -179,7 +179,8 @@ static void read_swap(struct store *s, const struct record *r)
 
 static void free_left(struct replay *p, struct left *l)
 {
-    DL_DELETE(p->left, l);
+    if (l->path)
+        HASH_DEL(p->left, l);
     free(l->path);
     free(l->after);
     free(l);
@@ -187,11 +188,10 @@ static void free_left(struct replay *p, struct left *l)
 
 static void read_done(struct replay *p, const char *path)
 {
-    struct left *l, *next;
-    DL_FOREACH_SAFE (p->left, l, next) {
-        if (strcmp(l->path, path) == 0)
-            free_left(p, l);
-    }
+    struct left *l;
+    HASH_FIND_STR(p->left, path, l);
+    if (l)
+        free_left(p, l);
 }
 
 static int read_left(struct replay *p, const struct record *r)
@@ -200,11 +200,15 @@ static int read_left(struct replay *p, const struct record *r)
     struct left *l = calloc(1, sizeof *l);
     if (!l)
         return -ENOMEM;
-    DL_APPEND(p->left, l);
     l->path = strdup(r->path);
     l->after = strdup(r->other);
     l->base = r->facts.base;
-    return l->path && l->after ? 0 : -ENOMEM;
+    if (l->path)
+        HASH_ADD_KEYPTR(hh, p->left, l->path, strlen(l->path), l);
+    if (l->path && l->after)
+        return 0;
+    free_left(p, l);
+    return -ENOMEM;
 }
 
 /* `from` or what is below it becomes the same of `to`. */
@@ -225,13 +229,16 @@ static int rebase(char **path, const char *from, const char *to)
  * path goes with a directory above it alone. */
 static int move_left(struct replay *p, const char *from, const char *to)
 {
-    struct left *l;
+    struct left *l, *next, *all = p->left;
     int err = 0;
-    DL_FOREACH (p->left, l) {
+    p->left = NULL;
+    HASH_ITER (hh, all, l, next) {
+        HASH_DEL(all, l);
         if (!err)
             err = rebase(&l->after, from, to);
         if (!err && strcmp(l->path, from) != 0)
             err = rebase(&l->path, from, to);
+        HASH_ADD_KEYPTR(hh, p->left, l->path, strlen(l->path), l);
     }
     return err;
 }
@@ -427,12 +434,12 @@ static void begin_removals(struct replay *p)
 {
     struct store *s = p->store;
     struct left *l, *next;
-    DL_FOREACH_SAFE (p->left, l, next) {
+    HASH_ITER (hh, p->left, l, next) {
         const char *name;
         struct inode *dir = make_dir_of(s, l->path, &name);
         struct inode *after = *l->after ? find(s, l->after) : NULL;
         if (dir && !inode_child(dir, name))
-            store_remove_later(s, dir, name, &l->base, after, NULL);
+            store_remove_later(s, dir, name, &l->base, 0, after, NULL);
         free_left(p, l);
     }
 }
@@ -491,6 +498,7 @@ static void settle(struct intent *i, bool made)
     store_record(s, RECORD_SETTLED, i->from, i->to, true);
     free_intent(i);
     waitq_wake(&s->wakeup, &s->changed, 0);
+    loop_timer_set(&s->pump, 0);
 }
 
 /* A file at or below the inode whose version on the server was known. */

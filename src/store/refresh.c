@@ -85,6 +85,7 @@ struct merge {
     bool strange; /* it showed a change of names that was not made here */
     struct store *store;
     uint64_t asked_clock;
+    int64_t asked_ms;
     struct inode *top;
     struct inode *last_dir; /* of the entry before: listings come in runs */
     const char *last_path;
@@ -151,6 +152,19 @@ static void remove_listed(struct store *s, struct inode *inode)
     inode_unpin(&s->inodes, inode);
 }
 
+/* Whether it is gone here; e: what the listing has there, NULL for a directory. */
+static bool is_removed(const struct merge *m, const struct inode *dir, const char *name,
+                       const struct entry *e)
+{
+    struct removal *r = store_removal(m->store, dir, name);
+    if (!r)
+        return false;
+    const struct version now = {.size = e ? e->size : -1,
+                                .mtime = e ? e->mtime : (struct timespec){.tv_nsec = -1}};
+    store_removal_listed(r, e && e->kind == ENTRY_FILE ? &now : NULL, m->asked_ms);
+    return true;
+}
+
 /* The directory that an entry's path names, made where it is missing; NULL when it can't be. */
 static struct inode *find_dir(struct merge *m, const char *path)
 {
@@ -165,6 +179,8 @@ static struct inode *find_dir(struct merge *m, const char *path)
         memcpy(name, path, len);
         name[len] = '\0';
         struct inode *child = inode_child(dir, name);
+        if (!child && is_removed(m, dir, name, NULL))
+            return NULL;
         if (!child)
             child = add_listed(m, dir, name, ENTRY_DIRECTORY);
         if (!child || !S_ISDIR(child->mode))
@@ -219,7 +235,7 @@ static void merge_entry(struct merge *m, const struct entry *e)
     struct inode *dir = find_dir(m, e->directory);
     m->last_dir = dir;
     m->last_path = e->directory;
-    if (!dir || store_name_check(dir, e->name) == -EINVAL || store_removal(s, dir, e->name))
+    if (!dir || store_name_check(dir, e->name) == -EINVAL || is_removed(m, dir, e->name, e))
         return;
     struct inode *inode = inode_child(dir, e->name);
     mode_t mode = listed_mode(s, e->kind);
@@ -296,7 +312,8 @@ static void merge_listing(struct store *s, struct inode *top, const struct listi
                           const struct listing_state *state, covers_fn *covers, bool deep)
 {
     s->epoch++;
-    struct merge m = {.store = s, .asked_clock = state->asked_clock, .top = top};
+    struct merge m = {
+        .store = s, .asked_clock = state->asked_clock, .asked_ms = state->asked_ms, .top = top};
     for (size_t i = 0; i < listing->count; i++) {
         const struct entry *e = &listing->entries[i];
         if (strlen(e->directory) + strlen(e->name) < PATH_LIMIT)
@@ -375,6 +392,8 @@ static void end_listing(struct store *s, struct listing_state *state, int err)
     store_note_reach(s, err);
     waitq_wake(&s->wakeup, &state->waiting, err);
     waitq_wake(&s->wakeup, &state->content, err);
+    if (s->removals.list)
+        loop_timer_set(&s->pump, 0);
 }
 
 static void begin_listing(struct store *s, struct listing_state *state)
@@ -549,6 +568,11 @@ static int64_t news_ms(const struct store *s, const struct inode *dir, bool plai
     return at > s->stale_ms ? at : 0;
 }
 
+int64_t store_news_ms(const struct store *s, const struct inode *dir)
+{
+    return news_ms(s, dir, dir_is_plain(s, dir));
+}
+
 /* How long news are good: a listing that takes long is not asked for all the time. */
 static int64_t lifetime_ms(const struct store *s)
 {
@@ -568,6 +592,28 @@ static bool good_enough(const struct store *s, const struct waiter *w, int64_t n
 static bool will_do(const struct store *s, int64_t news)
 {
     return news && clock_ms() - news < 2 * lifetime_ms(s);
+}
+
+/* Whether the listing of everything is what tells of a plain directory. */
+static bool in_tree(const struct store *s, const struct inode *dir)
+{
+    return dir == s->inodes.root || (!s->no_tree && s->tree.count <= TREE_MAX_ENTRIES);
+}
+
+bool store_ask_names(struct store *s, struct inode *dir, size_t most)
+{
+    struct listing_state *state = &s->tree;
+    if (!dir_is_plain(s, dir))
+        return false;
+    if (in_tree(s, dir))
+        return s->tree.count <= most && store_ask_tree(s) == 0;
+    size_t count = dir->dir ? dir->dir->listing.count : 0;
+    return count <= most && ask_dir(s, dir, &state) == 0;
+}
+
+bool store_names_awaited(struct store *s, struct inode *dir)
+{
+    return s->tree.call || (dir->dir && dir->dir->listing.call);
 }
 
 /* Directories made here whose listing was never asked are known to hold what was put there. */
@@ -597,7 +643,7 @@ static int fresh(struct store *s, struct waiter *w, struct inode *dir, bool exac
         }
     }
     struct listing_state *state = NULL;
-    if (plain && (dir == s->inodes.root || (!s->no_tree && s->tree.count <= TREE_MAX_ENTRIES))) {
+    if (plain && in_tree(s, dir)) {
         state = &s->tree;
         err = err ? err : store_ask_tree(s);
     } else if (!plain && s->hidden.count <= HIDDEN_MAX_ENTRIES) {

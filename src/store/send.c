@@ -126,7 +126,7 @@ static bool is_final(int err)
 }
 
 /* Or until somebody changes what the pool allows. */
-static bool is_refusal(int err)
+bool store_is_refusal(int err)
 {
     return is_final(err) || err == -EACCES || err == -EPERM;
 }
@@ -134,7 +134,7 @@ static bool is_refusal(int err)
 void file_failed(struct file *f, int err, const char *message)
 {
     const char *cause = message ? message : strerror(-err);
-    bool refused = is_refusal(err);
+    bool refused = store_is_refusal(err);
     f->tries++;
     f->error = err;
     f->failed_ms = clock_ms();
@@ -487,10 +487,11 @@ void store_pump(struct store *s)
             first = f->due_ms < first ? f->due_ms : first;
         else if (s->sending >= s->options.max_uploads)
             break;
-        else if (!store_changing(s, f->inode)) /* else: the change's end comes back here */
-            start(f);
+        else if (!store_changing(s, f->inode) && !store_removal_in_way(s, f))
+            start(f); /* else: the end of those comes back here */
     }
-    store_removals_pump(s);
+    int64_t removal = store_removals_pump(s);
+    first = removal < first ? removal : first;
     if (first != INT64_MAX && !loop_timer_is_set(&s->pump))
         loop_timer_set(&s->pump, first - now);
 }
@@ -515,6 +516,7 @@ void store_note_reach(struct store *s, int err)
     if (!s->away || err)
         return;
     s->away = 0;
+    s->removals.hurried_ms = clock_ms();
     DL_FOREACH2(s->outbox, f, out_next)
     {
         if (f->send == SEND_RETRY)

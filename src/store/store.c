@@ -90,7 +90,7 @@ bool store_is_idle(const struct store *s)
             return false;
     }
     return !s->running && !s->next && !s->intents && !s->streams && !s->outbox && !s->sending &&
-           !s->removals && !s->changes && !s->change_list && !s->remakes && !s->idle.head &&
+           !s->removals.list && !s->changes && !s->change_list && !s->remakes && !s->idle.head &&
            !s->changed.head;
 }
 

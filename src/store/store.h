@@ -7,10 +7,11 @@
  * a crash the next store of that session goes on from there. Symlinks and empty directories are
  * made in the session and need no telling.
  *
- * Changes of names are made on the server before they are answered, and refused at once while it
- * does not answer. Files with content that is not there yet are the exception: their renames are
- * made here and in the journal, whatever the pool does, and so are deletes of files that it never
- * had.
+ * Files are deleted here and in the journal, whatever the pool does, and on the server behind that,
+ * many side by side; so are files renamed whose content is not there yet. Other changes of names
+ * are made on the server before they are answered, and refused at once while it does not answer.
+ * Where the server refuses to delete a file it is shown again. One that somebody else changed
+ * since the server was last asked about it, no longer ago than the attribute timeout, stays.
  *
  * Content never takes the place of a version on the server that was not known here: then it goes
  * up beside it, as NAME.conflict-TIME.
@@ -148,7 +149,8 @@ int store_commit_names(struct store *, struct waiter *, uint64_t *ticket);
 int store_commit_told(struct store *, struct waiter *, uint64_t *ticket);
 /* Waits until everything written before the first call is on the server; *ticket starts at 0. */
 int store_flush(struct store *, struct waiter *, struct inode *, uint64_t *ticket);
-/* Waits until nothing is left to be sent, or was tried since and failed: then the first error. */
+/* Waits until nothing is left to be sent or deleted, or was tried since and failed: then the first
+ * error. A refusal to delete is told once. */
 int store_sync(struct store *, struct waiter *);
 /* What sending the file last failed with, 0: nothing is wrong with it. */
 int store_error(const struct inode *);
@@ -158,6 +160,10 @@ void store_expect_new(struct store *, bool expected);
 /* --- changes of names. *change starts as NULL. */
 int store_unlink(struct store *, struct waiter *, struct inode *dir, const char *name,
                  struct change **);
+/* Waits until what was deleted of that name, or with NULL in or below dir, is gone from the server,
+ * or the error with which that failed since. */
+int store_removal_wait(struct store *, struct waiter *, const struct inode *dir, const char *name);
+/* Waits for what was deleted below it. */
 int store_rmdir(struct store *, struct waiter *, struct inode *dir, const char *name,
                 struct change **);
 int store_mkdir(struct store *, struct waiter *, struct inode *dir, const char *name, mode_t mode,
@@ -202,6 +208,15 @@ struct store_stats {
     bool silent; /* it was asked, and takes its time */
 };
 void store_get_stats(const struct store *, struct store_stats *);
+struct store_deletion {
+    const struct inode *dir;
+    const char *name;
+    unsigned tries;
+    int err; /* last error, 0: none yet */
+};
+/* Calls fn for each name not yet deleted on the server. */
+void store_each_removal(const struct store *, void (*fn)(void *arg, const struct store_deletion *),
+                        void *arg);
 /* Calls fn for each file not yet on the server. */
 void store_each_pending(struct store *, void (*fn)(void *arg, const struct store_pending *),
                         void *arg);

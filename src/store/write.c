@@ -56,10 +56,6 @@ int store_create(struct store *s, struct waiter *w, struct inode *dir, const cha
     if (inode)
         return -EEXIST;
     struct removal *removal = store_removal(s, dir, name);
-    if (removal && store_removal_busy(removal)) {
-        waitq_park(&s->changed, w);
-        return STORE_WAIT;
-    }
     inode = inode_add(&s->inodes, dir, name, S_IFREG | (mode & 07777));
     if (!inode)
         return -ENOMEM;
@@ -75,7 +71,7 @@ int store_create(struct store *s, struct waiter *w, struct inode *dir, const cha
         return err;
     }
     if (removal) {
-        store_removal_drop(s, removal, &inode->base);
+        store_removal_replace(s, removal, &inode->base);
         inode->on_server = true;
         f->over_left = true;
     }

@@ -82,7 +82,7 @@ static void plain_file_goes_by_the_file_calls(void **state)
     assert_int_equal(f->content.len, 5);
     assert_memory_equal(f->content.data, "hello", 5);
     assert_int_equal(f->size, 5);
-    fixture_wait(f, session_unlink(f->session, "a b.txt", on_done, f));
+    fixture_wait(f, session_unlink(f->session, "a b.txt", false, on_done, f));
     assert_well(f);
     assert_false(fixture_exists(f, "a b.txt"));
     assert_int_equal(fixture_count(f, "POST /pool/executions"), 0);
@@ -118,7 +118,7 @@ static void odd_names_go_by_the_helper(void **state)
         fixture_download(f, names[i], 0);
         assert_well(f);
         assert_int_equal(f->content.len, 3);
-        fixture_wait(f, session_unlink(f->session, names[i], on_done, f));
+        fixture_wait(f, session_unlink(f->session, names[i], false, on_done, f));
         assert_well(f);
         assert_false(fixture_exists(f, names[i]));
     }
@@ -201,7 +201,7 @@ static void subdirectory_is_verified_once(void **state)
     assert_well(f);
     assert_int_equal(fixture_count(f, "POST /pool/executions"), 1);
     assert_true(session_path_plain(f->session, "d/e/g"));
-    fixture_wait(f, session_unlink(f->session, "d/e/g", on_done, f));
+    fixture_wait(f, session_unlink(f->session, "d/e/g", false, on_done, f));
     assert_well(f);
     assert_int_equal(fixture_count(f, "DELETE"), 1);
 }
@@ -370,7 +370,7 @@ static void unverified_subdirectory_is_not_deleted_from(void **state)
     fixture_rules(f, "{\"ignore_path\": true}");
     fixture_write(f, "x", "top", 3);
     fixture_write(f, "d/x", "sub", 3);
-    fixture_wait(f, session_unlink(f->session, "d/x", on_done, f));
+    fixture_wait(f, session_unlink(f->session, "d/x", false, on_done, f));
     assert_well(f);
     assert_true(fixture_exists(f, "x"));
     assert_false(fixture_exists(f, "d/x"));
@@ -384,7 +384,7 @@ static void directory_is_never_unlinked(void **state)
     fixture_upload(f, "d/g", "1", 1); /* verifies the directory */
     static const char *const paths[] = {"d", "d/e"};
     for (size_t i = 0; i < 2; i++) {
-        fixture_wait(f, session_unlink(f->session, paths[i], on_done, f));
+        fixture_wait(f, session_unlink(f->session, paths[i], false, on_done, f));
         assert_true(f->err == -EISDIR || f->err == -EPERM);
     }
     assert_true(fixture_holds(f, "d/e/f", "1", 1));
@@ -396,10 +396,24 @@ static void lost_answer_of_a_delete_is_no_error(void **state)
     struct fixture *f = *state;
     fixture_write(f, "x", "1", 1);
     fixture_rules(f, "{\"drop_delete\": 1}");
-    fixture_wait(f, session_unlink(f->session, "x", on_done, f));
+    fixture_wait(f, session_unlink(f->session, "x", false, on_done, f));
     assert_well(f);
     assert_false(fixture_exists(f, "x"));
     assert_int_equal(fixture_count(f, "DELETE"), 2);
+}
+
+static void what_was_seen_is_deleted_by_one_request(void **state)
+{
+    struct fixture *f = *state;
+    fixture_write(f, "x", "1", 1);
+    fixture_wait(f, session_unlink(f->session, "x", true, on_done, f));
+    assert_well(f);
+    assert_false(fixture_exists(f, "x"));
+    int requests = fixture_count(f, "GET files/x");
+    assert_int_equal(fixture_count(f, "DELETE"), 1);
+    assert_int_equal(requests, 0);
+    fixture_wait(f, session_unlink(f->session, "x", true, on_done, f));
+    assert_int_equal(f->err, -ENOENT);
 }
 
 static void missing_things_are_missing(void **state)
@@ -409,7 +423,7 @@ static void missing_things_are_missing(void **state)
     assert_int_equal(f->err, -ENOENT);
     fixture_download(f, "none.d/none", 0);
     assert_int_equal(f->err, -ENOENT);
-    fixture_wait(f, session_unlink(f->session, "none", on_done, f));
+    fixture_wait(f, session_unlink(f->session, "none", false, on_done, f));
     assert_int_equal(f->err, -ENOENT);
     fixture_wait(f, session_rmdir(f->session, "none", on_done, f));
     assert_int_equal(f->err, -ENOENT);
@@ -902,7 +916,7 @@ static void old_shape(void **state)
     assert_well(f);
     assert_non_null(fixture_find(f, "d", "b.txt"));
     assert_null(fixture_find(f, "", "a.txt"));
-    fixture_wait(f, session_unlink(f->session, "a.txt", on_done, f));
+    fixture_wait(f, session_unlink(f->session, "a.txt", false, on_done, f));
     assert_well(f);
     assert_int_equal(fixture_count(f, "POST /pool/files/upload?"), 1);
     assert_int_equal(fixture_count(f, "GET /pool/files/content/a.txt"), 1);
@@ -1175,6 +1189,7 @@ int main(void)
         with_pool(unverified_subdirectory_is_not_deleted_from),
         with_pool(directory_is_never_unlinked),
         with_pool(lost_answer_of_a_delete_is_no_error),
+        with_pool(what_was_seen_is_deleted_by_one_request),
         with_pool(missing_things_are_missing),
         with_pool(ranges),
         with_pool(cut_download_is_tried_again),

@@ -92,7 +92,7 @@ static void files_of_all_names(void **state)
             fixture_upload(f, names[i], "again", 5);
             assert_well(f);
             assert_seen(f, names[i], "again", 5);
-            fixture_wait(f, session_unlink(f->session, names[i], on_done, f));
+            fixture_wait(f, session_unlink(f->session, names[i], false, on_done, f));
             assert_well(f);
             fixture_download(f, names[i], 0);
             assert_int_equal(f->err, -ENOENT);
@@ -215,14 +215,14 @@ static void names_change_in_the_session(void **state)
     fixture_download(f, "l", 0);
     assert_well(f);
     assert_int_equal(f->content.len, 2);
-    fixture_wait(f, session_unlink(s, "l", on_done, f));
+    fixture_wait(f, session_unlink(s, "l", false, on_done, f));
     assert_well(f);
-    fixture_wait(f, session_unlink(s, "e", on_done, f));
+    fixture_wait(f, session_unlink(s, "e", false, on_done, f));
     assert_true(f->err == -EISDIR || f->err == -EPERM);
     assert_seen(f, "e/f", "gg", 2);
     fixture_wait(f, session_mkdir(s, "empty", 0755, on_done, f));
     assert_well(f);
-    fixture_wait(f, session_unlink(s, "empty", on_done, f));
+    fixture_wait(f, session_unlink(s, "empty", false, on_done, f));
     assert_true(f->err == -EISDIR || f->err == -EPERM);
     fixture_wait(f, session_rmdir(s, "empty", on_done, f));
     assert_well(f);
