@@ -149,7 +149,7 @@ def brief(operation):
     return tuple(f"<{len(part)} bytes>" if isinstance(part, bytes) else part for part in operation)
 
 
-def compare(dice, one, two, steps):
+def compare(dice, one, two, steps, random_operation=random_operation):
     """Does the same to both until they differ. Permission bits of symlinks and such are the same anyway."""
     history = []
     for _ in range(steps):
@@ -172,16 +172,8 @@ def test_a_mount_behaves_like_a_directory(folder, tmp_path, seed):
     assert one.tree() == two.tree()
 
 
-@pytest.mark.session
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_session_and_the_next_mount_have_the_same(mounts, session, pool, tmp_path, seed):
-    """What is in the session afterwards, and what a mount without any cache shows, is that tree."""
-    (tmp_path / "local").mkdir()
-    mount = mounts(session=session)
-    one, two = Side(tmp_path / "local"), Side(mount.path)
-    compare(random.Random(seed + 1000), one, two, STEPS)
-    mount.sync()
-    wanted = {path: (kind[0], kind[-1] if kind[0] != "directory" else None) for path, kind in one.tree().items()}
+def in_session(pool, session):
+    """What kind of thing each name there is, and the content of files and links."""
     there = json.loads(pool.run(session, """
 import base64, json, os
 found = {}
@@ -196,11 +188,75 @@ for folder, folders, files in os.walk('/mnt/data'):
         else:
             found[key] = ('file', base64.b64encode(open(path, 'rb').read()).decode())
 json.dumps(found)"""))
-    assert {path: (kind, base64.b64decode(content) if kind == "file" else content)
-            for path, (kind, content) in there.items()} == wanted
+    return {path: (kind, base64.b64decode(content) if kind == "file" else content)
+            for path, (kind, content) in there.items()}
+
+
+@pytest.mark.session
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_session_and_the_next_mount_have_the_same(mounts, session, pool, tmp_path, seed):
+    """What is in the session afterwards, and what a mount without any cache shows, is that tree."""
+    (tmp_path / "local").mkdir()
+    mount = mounts(session=session)
+    one, two = Side(tmp_path / "local"), Side(mount.path)
+    compare(random.Random(seed + 1000), one, two, STEPS)
+    mount.sync()
+    wanted = {path: (kind[0], kind[-1] if kind[0] != "directory" else None) for path, kind in one.tree().items()}
+    assert in_session(pool, session) == wanted
     assert mount.unmount() == 0
     again = Side(mounts(session=session).path).tree()
     assert {path: (kind[0], kind[-1] if kind[0] != "directory" else None) for path, kind in again.items()} == wanted
+
+
+def random_file_operation(dice, held):
+    """Of those that need no answer of the pool where all content is at hand."""
+    data = dice.randbytes(dice.choice([0, 1, 10, 4096, 5000, 70_000]))
+    path = dice.choice(["", "d/"]) + dice.choice(NAMES[:6])
+    return dice.choice([
+        ("write", path, data), ("write", path, data), ("append", path, data), ("create", path), ("read", path),
+        ("truncate", path, dice.choice([0, 3, 4096])), ("unlink", path), ("unlink", path), ("unlink", path),
+        ("list", os.path.dirname(path)), ("look", path),
+        *([("hold", path)] if held < 3 else []),
+        *([("use", dice.randrange(held), data[:100])] if held else []),
+        *([("let_go",)] if held else []),
+    ])
+
+
+@pytest.mark.session
+@pytest.mark.parametrize("seed", SEEDS)
+def test_files_are_written_and_deleted_while_the_pool_comes_and_goes(mounts, proxy, session, tcp_pool, tmp_path, seed):
+    """Half of the time the pool is away, and a request in six fails while it is not. Now and then the daemon is
+    killed; then all that was kept goes on with the next mount."""
+    dice = random.Random(seed + 3000)
+    (tmp_path / "local/d").mkdir(parents=True)
+    one = Side(tmp_path / "local")
+
+    def mounted():
+        return mounts(proxy=proxy, session=session, at=tmp_path / "mnt", cache=tmp_path / "cache",
+                      options=["attr-timeout=1", "timeout-connect=1", "max-retries=0"])
+    mount = mounted()
+    (mount / "d").mkdir()
+    for _ in range(10):
+        rule = proxy.rule(r"(POST|DELETE) files.*|GET files/\{name\}", answer(503), every=6)
+        two = Side(mount.path)
+        for _ in range(3):
+            if dice.random() < 0.5:
+                proxy.down()
+            compare(dice, one, two, STEPS // 20, random_file_operation)
+            proxy.up()
+        if dice.random() < 0.3:
+            proxy.down()
+            mount.kill()
+            proxy.up()
+            wait_for(lambda: proxy.busy == 0, 20)
+            mount = mounted()
+        proxy.drop(rule)
+        mount.sync()
+        wanted = one.tree()
+        assert wanted == Side(mount.path).tree()
+        assert in_session(tcp_pool, session) == {
+            path: (kind[0], kind[-1] if kind[0] != "directory" else None) for path, kind in wanted.items()}
+    assert mount.status()["conflicts"] == 0
 
 
 @pytest.mark.session
