@@ -68,7 +68,7 @@ const struct option_about option_table[] = {
     {"force", "mount", "force", "ACAFS_FORCE", OPTION_BOOL, AT(force), "no", NULL,
      "with all: rmdir deletes sessions that hold files", ANY},
     {"sync", "mount", "sync", "ACAFS_SYNC", OPTION_BOOL, AT(sync), "no", NULL,
-     "close waits until the file is in the session", ANY},
+     "close and unlink wait for the session", ANY},
     {"ro", "mount", "ro", "ACAFS_RO", OPTION_BOOL, AT(read_only), "no", NULL, "mount read-only",
      ANY},
     {"allow_other", "mount", "allow_other", "ACAFS_ALLOW_OTHER", OPTION_BOOL, AT(allow_other), "no",
