@@ -209,12 +209,13 @@ def test_the_session_and_the_next_mount_have_the_same(mounts, session, pool, tmp
 
 
 def random_file_operation(dice, held):
-    """Of those that need no answer of the pool where all content is at hand."""
-    data = dice.randbytes(dice.choice([0, 1, 10, 4096, 5000, 70_000]))
+    """Of those that need no answer of the pool where all content is at hand: of empty files it is when it was asked for,
+    which no reader does."""
+    data = dice.randbytes(dice.choice([1, 10, 4096, 5000, 70_000]))
     path = dice.choice(["", "d/"]) + dice.choice(["a", "b.txt", "with space", "100%", "é", "e"])
     return dice.choice([
-        ("write", path, data), ("write", path, data), ("append", path, data), ("create", path), ("read", path),
-        ("truncate", path, dice.choice([0, 3, 4096])), ("unlink", path), ("unlink", path), ("unlink", path),
+        ("write", path, data), ("write", path, data), ("append", path, data), ("read", path),
+        ("truncate", path, dice.choice([3, 4096])), ("unlink", path), ("unlink", path), ("unlink", path),
         ("list", os.path.dirname(path)), ("look", path),
         *([("hold", path)] if held < 3 else []),
         *([("use", dice.randrange(held), data[:100])] if held else []),
@@ -254,7 +255,8 @@ def test_files_are_written_and_deleted_while_the_pool_comes_and_goes(mounts, pro
         mount.sync()
         wanted = one.tree()
         assert wanted == Side(mount.path).tree()
-        assert in_session(tcp_pool, session) == {
+        there = in_session(tcp_pool, session)  # a daemon that is killed may leave a stage, which is not shown
+        assert {path: kind for path, kind in there.items() if "acafs-stage-" not in path} == {
             path: (kind[0], kind[-1] if kind[0] != "directory" else None) for path, kind in wanted.items()}
     assert mount.status()["conflicts"] == 0
 
