@@ -360,7 +360,7 @@ static int before_name_goes(struct store *s, struct waiter *w, struct inode *ino
         inode->file->state == FILE_WHOLE || inode->file->state == FILE_DIRTY)
         return 0;
     int err = store_file_whole(s, w, inode);
-    return err == -ENOENT ? 0 : err;
+    return err == -ENOENT || err == -ENOSPC ? 0 : err; /* gone already, or more than fits here */
 }
 
 int store_unlink(struct store *s, struct waiter *w, struct inode *dir, const char *name,

@@ -57,9 +57,10 @@ int file_reserve(struct file *f, uint64_t end)
 {
     if (end <= f->bytes)
         return 0;
-    int err = room_make(f, end - f->bytes);
+    uint64_t more = end - f->bytes; /* to make room may take from it, too */
+    int err = room_make(f, more);
     if (!err)
-        file_account(f, end);
+        file_account(f, f->bytes + more);
     return err;
 }
 

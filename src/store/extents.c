@@ -53,6 +53,31 @@ int extents_add(struct extents *e, uint64_t start, uint64_t end)
     return 0;
 }
 
+uint64_t extents_remove(struct extents *e, uint64_t start, uint64_t end)
+{
+    uint64_t gone = 0;
+    size_t slot = find(e, start + 1), left;
+    if (start >= end)
+        return 0;
+    if (slot < e->count && e->list[slot].start < start) {
+        struct extent *cut = &e->list[slot++];
+        if (cut->end > end && insert(e, slot, end, cut->end))
+            return 0;
+        cut = &e->list[slot - 1];
+        gone += (cut->end < end ? cut->end : end) - start;
+        cut->end = start;
+    }
+    for (left = slot; left < e->count && e->list[left].end <= end; left++)
+        gone += e->list[left].end - e->list[left].start;
+    memmove(e->list + slot, e->list + left, (e->count - left) * sizeof *e->list);
+    e->count -= left - slot;
+    if (slot < e->count && e->list[slot].start < end) {
+        gone += end - e->list[slot].start;
+        e->list[slot].start = end;
+    }
+    return gone;
+}
+
 static bool holds(const struct extents *e, size_t slot, uint64_t at)
 {
     return slot < e->count && e->list[slot].start <= at && at < e->list[slot].end;

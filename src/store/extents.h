@@ -18,6 +18,9 @@ struct extents {
 
 /* Adds [start, end). 0 or -ENOMEM. */
 int extents_add(struct extents *, uint64_t start, uint64_t end);
+/* Takes [start, end) away, as far as there is memory for another piece; how many of its bytes were
+ * at hand and are no more. */
+uint64_t extents_remove(struct extents *, uint64_t start, uint64_t end);
 /* Where the bytes at hand end that begin at `at`; `at` itself when it is not among them. */
 uint64_t extents_end(const struct extents *, uint64_t at);
 /* Where the bytes at hand begin that reach up to `at`, without a gap before it; else `at`. */

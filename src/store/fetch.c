@@ -2,7 +2,11 @@
  *
  * A file is fetched from its beginning to its end, unless it is read far from what is at hand or
  * will be soon: there a second stream begins, of a part that grows while reading goes on
- * behind it. Servers without ranges give everything from the start. */
+ * behind it. Servers without ranges give everything from the start.
+ *
+ * What does not fit into the cache is never here as a whole: what was read gives way to what is
+ * read next (shed.c), and a stream that fills the cache with what nobody has asked for yet ends;
+ * the next read begins another. That takes ranges. */
 #include "store/internal.h"
 
 #include <errno.h>
@@ -57,6 +61,8 @@ void file_stop_fetching(struct file *f)
         stream_free(f->streams);
     }
     extents_clear(&f->have);
+    file_forget_served(f);
+    f->all_wanted = false;
     f->expected = -1;
     f->served = (struct timespec){.tv_nsec = -1};
 }
@@ -110,11 +116,41 @@ static int stream_head(void *arg, uint64_t start, int64_t size, const struct tim
     return 0;
 }
 
-static int keep(struct file *f, uint64_t at, const void *data, size_t len)
+/* It will never be here as a whole. */
+static bool is_too_large(const struct file *f)
 {
+    return f->inode->size >= 0 && (uint64_t)f->inode->size > f->store->options.cache_size;
+}
+
+/* What is missing can be asked for by itself. */
+static bool comes_in_parts(const struct file *f)
+{
+    return session_ranges(f->store->session) != 0 && f->inode->size >= 0 &&
+           (!f->restarts || is_too_large(f));
+}
+
+/* The cache is full of what is open. What somebody waits for has its place all the same. */
+static int make_do(struct stream *st, size_t len)
+{
+    struct file *f = st->file;
+    if (f->all_wanted || !comes_in_parts(f))
+        return -ENOSPC;
+    if (st->position >= st->need.end)
+        return -ECANCELED;
+    file_shed(f, len, true);
+    int err = file_reserve(f, f->bytes + len);
+    return err == -ENOSPC ? room_exceed(f, len) : err;
+}
+
+static int keep(struct stream *st, const void *data, size_t len)
+{
+    struct file *f = st->file;
+    uint64_t at = st->position;
     int err = 0;
     if (extents_end(&f->have, at) < at + len)
         err = file_reserve(f, f->bytes + len);
+    if (err == -ENOSPC)
+        err = make_do(st, len);
     if (err)
         return err;
     ssize_t n = pwrite(f->fd, data, len, (off_t)at);
@@ -129,13 +165,14 @@ static int stream_data(void *arg, const void *data, size_t len)
     struct file *f = st->file;
     if (f->expected >= 0 && len > (uint64_t)f->expected - st->position)
         return -EPROTO;
-    int err = keep(f, st->position, data, len);
+    int err = keep(st, data, len);
     if (err)
         return err;
     st->position += len;
     waitq_wake(&f->store->wakeup, &f->waiting, 0);
-    /* What follows came by another stream. */
-    return extents_end(&f->have, st->position) > st->position + NEAR ? -ECANCELED : 0;
+    /* What follows came by another stream, and what does not can be asked for. */
+    bool enough = extents_end(&f->have, st->position) > st->position + NEAR;
+    return enough && session_ranges(f->store->session) != 0 ? -ECANCELED : 0;
 }
 
 /* --- ends */
@@ -256,7 +293,7 @@ static struct stream *stream_for(const struct file *f, uint64_t at, bool soon)
 
 static bool in_parts(const struct file *f, uint64_t at)
 {
-    if (session_ranges(f->store->session) == 0 || f->restarts || f->inode->size <= NEAR)
+    if (!comes_in_parts(f) || f->inode->size <= NEAR)
         return false;
     return at > NEAR || f->have.count || f->streams;
 }
@@ -285,12 +322,24 @@ static uint64_t missing_from(const struct file *f, uint64_t offset, uint64_t end
     return at >= end && f->expected >= 0 ? UINT64_MAX : at;
 }
 
-/* Sees to it that the byte at `at` is on its way for somebody. */
-static int want(struct file *f, uint64_t at, uint64_t end)
+static void note_need(struct stream *st, uint64_t start, uint64_t end)
+{
+    struct extent *need = &st->need;
+    bool met = need->end <= st->position;
+    need->start = met || start < need->start ? start : need->start;
+    need->end = met || end > need->end ? end : need->end;
+}
+
+/* Sees to it that the byte at `at` is on its way for somebody who reads [offset, end). */
+static int want(struct file *f, uint64_t offset, uint64_t at, uint64_t end)
 {
     struct stream *st = stream_for(f, at, true);
+    int err = st ? 0 : fetch_from(f, at, end);
     if (!st)
-        return fetch_from(f, at, end);
+        st = stream_for(f, at, true);
+    if (err || !st)
+        return err; /* or one that comes by later, or ends before */
+    note_need(st, offset, end);
     f->store->ahead.streams -= st->ahead;
     st->ahead = false;
     return 0;
@@ -317,12 +366,15 @@ static int need_bytes(struct store *s, struct waiter *w, struct inode *inode, ui
      * one to ask anew, it could go on like that for ever. */
     if (f->state == FILE_ABSENT && f->fetch_error && w->born < f->fetch_failed_ms)
         return f->fetch_error;
+    if (is_too_large(f) && (end == UINT64_MAX || session_ranges(s->session) == 0))
+        return -ENOSPC;
     if (f->state == FILE_ABSENT && (err = begin(f)))
         return err;
+    f->all_wanted = f->all_wanted || end == UINT64_MAX;
     uint64_t at = missing_from(f, offset, end);
     if (at >= end && end != UINT64_MAX)
         return 0;
-    if (at < end && (err = want(f, at, end))) {
+    if (at < end && (err = want(f, offset, at, end))) {
         if (!f->streams)
             file_drop(f);
         return err;
@@ -365,10 +417,12 @@ int store_read(struct store *s, struct waiter *w, struct inode *inode, uint64_t 
     int err = need_bytes(s, w, inode, offset, end);
     if (err)
         return err;
-    const struct file *f = inode->file;
+    struct file *f = inode->file;
     uint64_t have =
         f->state == FILE_FILLING ? extents_end(&f->have, offset) : (uint64_t)inode->size;
     *fd = f->fd;
     *available = offset >= have ? 0 : have - offset < len ? (size_t)(have - offset) : len;
+    if (f->state == FILE_FILLING)
+        file_note_served(f, offset, offset + *available);
     return 0;
 }

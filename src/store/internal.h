@@ -75,10 +75,11 @@ struct stream {
     struct stream *prev, *next; /* in file->streams */
     struct file *file;
     struct session_call *call;
-    uint64_t start;    /* asked from there */
-    uint64_t position; /* where the next bytes go */
-    uint64_t stop;     /* asked up to there; UINT64_MAX: to the end */
-    bool ahead;        /* for nobody yet: gives way to what is asked for */
+    uint64_t start;     /* asked from there */
+    uint64_t position;  /* where the next bytes go */
+    uint64_t stop;      /* asked up to there; UINT64_MAX: to the end */
+    struct extent need; /* what somebody waits for, or was last given */
+    bool ahead;         /* for nobody yet: gives way to what is asked for */
 };
 
 /* The way of a dirty file to the server, which begins when its content is safe here:
@@ -119,6 +120,8 @@ struct file {
     struct stream *streams;
     unsigned stream_count;
     struct extents have;     /* FILLING: valid bytes */
+    struct extents given;    /* of these: what was read, oldest first */
+    bool all_wanted;         /* FILLING: nothing of it may go again */
     int64_t expected;        /* the whole size by the answers' heads; -1: not told */
     struct timespec served;  /* Last-Modified by the same; tv_nsec -1: not told */
     unsigned restarts;       /* because it changed on the way */
@@ -278,6 +281,8 @@ void file_account(struct file *, uint64_t bytes);
 void room_took_place(struct file *, bool taken);
 /* Makes room for it to have so many bytes more, and a descriptor: 0 or -ENOSPC. */
 int room_make(struct file *, uint64_t more);
+/* Takes more than the cache's size for it, but not beyond the disk's: 0 or -ENOSPC. */
+int room_exceed(struct file *, uint64_t more);
 /* A descriptor, for content that is there already: 0 or -EMFILE. */
 int room_for_left(struct file *);
 /* The descriptors of the store itself: 0 or -EMFILE. */
@@ -333,6 +338,14 @@ int store_compact_now(struct store *);
 /* recover.c: the tree that the journal tells of */
 int store_replay(struct store *, char **why);
 void store_recover_free(struct store *);
+
+/* shed.c: what does not fit here as a whole is read in parts */
+/* These bytes were read. */
+void file_note_served(struct file *, uint64_t start, uint64_t end);
+void file_forget_served(struct file *);
+/* Drops so many bytes or more of it, as far as they can be fetched again and nobody waits for them:
+ * of what was read, oldest first; with `unread` also of the rest. */
+void file_shed(struct file *, uint64_t bytes, bool unread);
 
 /* fetch.c: content from the server */
 /* Ends the downloads and forgets which bytes are here. */

@@ -1,5 +1,6 @@
 /* The room that content takes on local disk, and what goes first when there is none: clean content
- * that nobody has open, least recently used first, of any of the stores that share the room. */
+ * that nobody has open, least recently used first, of any of the stores that share the room; then
+ * parts of what is read (shed.c). */
 #include "store/internal.h"
 
 #include <errno.h>
@@ -119,13 +120,27 @@ static bool disk_has_room(const struct store *s, uint64_t more)
 /* A store may have less of the room than there is. */
 static bool has_share(const struct store *s, uint64_t more)
 {
-    return s->cached_bytes + more <= s->options.cache_size;
+    return !more || s->cached_bytes + more <= s->options.cache_size;
 }
 
 static bool has_room(const struct store *s, uint64_t more, size_t fds, size_t limit)
 {
     const struct room *r = s->room;
-    return r->bytes + more <= r->size && r->fds + fds <= limit && (!more || disk_has_room(s, more));
+    return r->fds + fds <= limit &&
+           (!more || (r->bytes + more <= r->size && disk_has_room(s, more)));
+}
+
+static uint64_t excess(uint64_t bytes, uint64_t most)
+{
+    return bytes > most ? bytes - most : 0;
+}
+
+/* How much of this file would have to go. */
+static uint64_t missing(const struct store *s, const struct file *f, uint64_t more)
+{
+    uint64_t room = excess(s->room->bytes + more, s->room->size);
+    uint64_t share = f->store == s ? excess(s->cached_bytes + more, s->options.cache_size) : 0;
+    return room > share ? room : share;
 }
 
 static bool may_go(const struct file *f)
@@ -134,7 +149,7 @@ static bool may_go(const struct file *f)
 }
 
 /* Makes room for `more` bytes and so many descriptors: 0, or -ENOSPC when what is left may not be
- * dropped. */
+ * dropped. What is written takes even what was fetched and nobody read yet. */
 static int make_room(const struct store *s, const struct file *keep, uint64_t more, size_t fds)
 {
     size_t limit = fd_limit();
@@ -147,12 +162,26 @@ static int make_room(const struct store *s, const struct file *keep, uint64_t mo
         if (f != keep && may_go(f) && (!room || f->store == s))
             evict_one(f);
     }
+    DL_FOREACH2(more ? s->room->files : NULL, f, room_next)
+    {
+        if (has_room(s, more, fds, limit) && has_share(s, more))
+            return 0;
+        file_shed(f, missing(s, f, more), keep->state != FILE_FILLING);
+    }
     return has_room(s, more, fds, limit) && has_share(s, more) ? 0 : -ENOSPC;
 }
 
 int room_make(struct file *f, uint64_t more)
 {
     return make_room(f->store, f, more, f->fd < 0 ? 1 : 0);
+}
+
+int room_exceed(struct file *f, uint64_t more)
+{
+    if (!disk_has_room(f->store, more))
+        return -ENOSPC;
+    file_account(f, f->bytes + more);
+    return 0;
 }
 
 int room_for_left(struct file *f)

@@ -45,7 +45,8 @@ struct store_events {
 
 struct store_options {
     const char *cache_dir; /* made where it is missing; each session has a directory there */
-    uint64_t cache_size;   /* bytes of content on disk: clean files go first, then -ENOSPC */
+    uint64_t cache_size;   /* bytes of content on disk: clean files go first, then parts of what is
+                              read, then -ENOSPC */
     struct room *room;     /* shared with other stores of this process; or NULL */
     int64_t attr_timeout_ms;
     unsigned max_uploads;

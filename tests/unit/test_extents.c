@@ -48,6 +48,28 @@ static void any_order(void **state)
     }
 }
 
+static void taken_away(void **state)
+{
+    srand(8);
+    for (int round = 0; round < 500; round++) {
+        struct extents e = {0};
+        char map[SIZE] = {0};
+        for (int i = 0; i < 16; i++) {
+            size_t start = (size_t)rand() % SIZE, len = (size_t)rand() % 60, were = 0;
+            len = start + len > SIZE ? SIZE - start : len;
+            for (size_t at = start; at < start + len; at++)
+                were += map[at] != 0;
+            if (i % 2)
+                assert_int_equal(extents_remove(&e, start, start + len), were);
+            else
+                assert_int_equal(extents_add(&e, start, start + len), 0);
+            memset(map + start, !(i % 2), len);
+            check(&e, map);
+        }
+        extents_clear(&e);
+    }
+}
+
 static void in_order_is_one(void **state)
 {
     struct extents e = {0};
@@ -62,6 +84,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_order),
+        cmocka_unit_test(taken_away),
         cmocka_unit_test(in_order_is_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
