@@ -151,11 +151,11 @@ static struct file *kept_waiting(const struct removal *r)
     return f && (f->send == SEND_QUEUED || f->send == SEND_RETRY) ? f : NULL;
 }
 
-static void failed(struct removal *r, int err)
+static void failed(struct removal *r, int err, bool unsent)
 {
     struct store *s = r->store;
     struct file *f = kept_waiting(r);
-    r->sent = r->sent || r->deleting;
+    r->sent = r->sent || (r->deleting && !unsent);
     r->deleting = false;
     r->error = err;
     r->failed_ms = clock_ms();
@@ -190,7 +190,7 @@ static void went_wrong(struct removal *r, const struct session_error *e)
     if (store_is_refusal(e->err))
         refused(r, e);
     else
-        failed(r, e->err);
+        failed(r, e->err, e->unsent);
 }
 
 static void deleted(void *arg, const struct session_error *e)
@@ -220,7 +220,7 @@ static void delete_it(struct removal *r, const char *path)
     r->deleting = true;
     set_call(r, session_unlink(r->store->session, path, !r->hidden, deleted, r));
     if (!r->call)
-        failed(r, -ENOMEM);
+        failed(r, -ENOMEM, true);
 }
 
 static void checked(void *arg, const struct session_error *e, const struct entry *entry)
@@ -249,7 +249,7 @@ static void checked(void *arg, const struct session_error *e, const struct entry
     if (path_of(r, &path))
         delete_it(r, path.data);
     else
-        failed(r, -ENOMEM);
+        failed(r, -ENOMEM, true);
 }
 
 static bool seen_just_now(const struct removal *r)
@@ -285,7 +285,7 @@ static void begin(struct removal *r)
         return;
     set_call(r, session_stat(s->session, path.data, checked, r));
     if (!r->call)
-        failed(r, -ENOMEM);
+        failed(r, -ENOMEM, true);
 }
 
 static bool waits_for_upload(const struct removal *r)
