@@ -1,6 +1,7 @@
 """Files are deleted here at once and in the session behind that: nothing that is gone here comes back by itself,
 nothing of anybody else's goes, and whoever waits for the session is told what became of it."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -248,6 +249,43 @@ def test_the_new_file_is_deleted_as_well(remount, proxy, tcp_pool, session, gate
     gate.set()
     mount.sync()
     assert {name: tcp_pool.read(session, name) for name in tcp_pool.names(session)} == {"c": b"new"}
+
+
+def test_a_file_that_the_server_renames_waits(remount, proxy, tcp_pool, session, gate):
+    """What is being deleted is not what has the name then."""
+    fill(tcp_pool, session, "a", "b")
+    mount = remount()
+    os.unlink(mount / "a")
+    wait_for(lambda: proxy.count(DELETE) == 1, 10)
+    (mount / "a").write_bytes(b"new")
+    os.unlink(mount / "a")
+    (mount / "a").write_bytes(b"newer")
+    renamer = threading.Thread(target=os.rename, args=(mount / "b", mount / "a"))
+    renamer.start()
+    renamer.join(.5)
+    assert renamer.is_alive() and tcp_pool.names(session) == {"a", "b"}
+    gate.set()
+    renamer.join(20)
+    mount.sync()
+    assert {name: tcp_pool.read(session, name) for name in tcp_pool.names(session)} == {"a": b"x"}
+    assert os.listdir(mount) == ["a"] and (mount / "a").read_bytes() == b"x"
+
+
+def test_an_unfinished_new_file_brings_the_old_one_not_back(remount, proxy, tcp_pool, session):
+    fill(tcp_pool, session, "a", "b")
+    mount = remount()
+    proxy.down()
+    os.unlink(mount / "a")
+    handle = os.open(mount / "a", os.O_CREAT | os.O_WRONLY)
+    os.fchmod(handle, 0o600)
+    mount.kill()
+    with contextlib.suppress(OSError):
+        os.close(handle)
+    proxy.up()
+    again = remount()
+    assert os.listdir(again) == ["b"]
+    again.sync()
+    assert tcp_pool.names(session) == {"b"}
 
 
 def test_a_directory_of_that_name_waits(remount, proxy, tcp_pool, session):

@@ -672,8 +672,8 @@ int store_rename(struct store *s, struct waiter *w, struct inode *from_dir, cons
         err = store_uploads_below(s, w, inode);
     if (!local)
         err = prepare(s, w, inode, other, how);
-    if (!err && !other && (!local || !S_ISREG(inode->mode)))
-        err = store_removal_wait(s, w, to_dir, to);
+    if (!err && (!local || !S_ISREG(inode->mode)))
+        err = store_removal_wait(s, w, to_dir, to); /* it would hit what has the name then */
     if (err)
         return err;
     struct change *c = change_new(s, CHANGE_RENAME, from_dir, to, inode);

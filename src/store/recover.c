@@ -430,6 +430,18 @@ static int delete_strays(struct store *s)
     return 0;
 }
 
+/* Whether the name has content to be sent. Without, what is told of it are attributes of a new file
+ * that was not closed when it ended. */
+static bool has_new_file(struct store *s, struct inode *dir, const char *name)
+{
+    struct inode *inode = inode_child(dir, name);
+    if (inode && S_ISREG(inode->mode) && !store_file_dirty(inode)) {
+        inode_remove(&s->inodes, inode);
+        inode = NULL;
+    }
+    return inode;
+}
+
 static void begin_removals(struct replay *p)
 {
     struct store *s = p->store;
@@ -438,7 +450,7 @@ static void begin_removals(struct replay *p)
         const char *name;
         struct inode *dir = make_dir_of(s, l->path, &name);
         struct inode *after = *l->after ? find(s, l->after) : NULL;
-        if (dir && !inode_child(dir, name))
+        if (dir && !has_new_file(s, dir, name))
             store_remove_later(s, dir, name, &l->base, 0, after, NULL);
         free_left(p, l);
     }
