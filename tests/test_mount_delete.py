@@ -288,6 +288,30 @@ def test_an_unfinished_new_file_brings_the_old_one_not_back(remount, proxy, tcp_
     assert tcp_pool.names(session) == {"b"}
 
 
+def test_what_several_saves_leave_is_not_forgotten(remount, proxy, tcp_pool, session):
+    """The old copy waited for a file that is gone by now when a new one left its name again."""
+    mount = remount()
+    held = threading.Event()
+
+    def hold(exchange):
+        held.wait(60)
+        exchange.forward()
+    proxy.rule(UPLOAD, hold, times=1)
+    (mount / "tmp").write_bytes(b"first")
+    wait_for(lambda: proxy.count(UPLOAD) == 1, 10)
+    os.rename(mount / "tmp", mount / "a")
+    os.unlink(mount / "a")
+    (mount / "tmp").write_bytes(b"second")
+    os.rename(mount / "tmp", mount / "a")
+    mount.kill()
+    held.set()
+    wait_for(lambda: proxy.busy == 0, 20)
+    again = remount()
+    assert os.listdir(again) == ["a"]
+    again.sync()
+    assert {name: tcp_pool.read(session, name) for name in tcp_pool.names(session)} == {"a": b"second"}
+
+
 def test_a_directory_of_that_name_waits(remount, proxy, tcp_pool, session):
     fill(tcp_pool, session, "a", "b", "d/x")
     mount = remount()

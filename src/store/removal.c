@@ -361,8 +361,11 @@ uint64_t store_remove_later(struct store *s, struct inode *dir, const char *name
             inode_pin(after);
     } /* else its new file never went up */
     loop_timer_set(&s->pump, 0);
-    if (!path_of(r, &path) || (r->after && !inode_path(r->after, &after_path)))
+    if (!path_of(r, &path))
         return s->batches;
+    if (r->after)
+        inode_path(r->after,
+                   &after_path); /* it may have lost its name: then nothing is waited for */
     return store_record_left(s, path.data, after_path.data, &r->base);
 }
 
