@@ -249,7 +249,7 @@ def test_files_are_written_and_deleted_while_the_pool_comes_and_goes(mounts, pro
             proxy.down()
             mount.kill()
             proxy.up()
-            wait_for(lambda: proxy.busy == 0, 20)
+            proxy.drain()
             mount = mounted()
         proxy.drop(rule)
         mount.sync()
