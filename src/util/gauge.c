@@ -82,12 +82,19 @@ static void add_bar(struct buf *line, uint64_t part, uint64_t whole)
     buf_adds(line, "] ");
 }
 
-static void add_trouble(struct buf *line, const struct gauge *g, const char *trouble)
+/* How long nothing moved, in milliseconds; 0: that is not worth a word. */
+static int64_t still_ms(const struct gauge *g)
 {
     int64_t still = clock_ms() - g->still_since_ms;
+    return still >= STILL_MS ? still : 0;
+}
+
+static void add_trouble(struct buf *line, const struct gauge *g, const char *trouble)
+{
+    int64_t still = still_ms(g);
     if (trouble)
         buf_addf(line, ": %s", trouble);
-    else if (still >= STILL_MS)
+    else if (still)
         buf_addf(line, ": nothing moves for %lld s", (long long)still / 1000);
 }
 
@@ -108,7 +115,7 @@ static void draw(struct gauge *g, size_t files, uint64_t left, const char *troub
     gauge_size(&line, there);
     buf_adds(&line, " of ");
     gauge_size(&line, g->total);
-    if (g->rate >= 1) {
+    if (g->rate >= 1 && !trouble && !still_ms(g)) {
         buf_adds(&line, ", ");
         gauge_size(&line, (uint64_t)g->rate);
         buf_adds(&line, "/s");
