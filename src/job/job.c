@@ -315,6 +315,7 @@ static void clear(struct job *j)
 /* All is known of the run, and its place may be cleared: at once, or when its owner says so. */
 static void ended(struct job *j)
 {
+    loop_timer_stop(&j->next); /* a look at the run that was due */
     j->backoff_ms = BACKOFF_MS;
     j->to_clear = !j->spec.plain; /* which left nothing in the session */
     if (j->held || j->spec.plain) {
